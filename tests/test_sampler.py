@@ -1,0 +1,342 @@
+"""The sampler against oracles, and against loops written with diffusers' schedulers alone."""
+
+from dataclasses import dataclass
+
+import diffusers
+import pytest
+import torch
+from torch.testing import assert_close
+
+from trip.noise_prior import prediction_from_sample, sample_from_prediction
+from trip.sampler import guidance_branches, rescale_guidance, sample, schedule_at, set_timesteps
+
+# diffusers 0.42 hands tensors to NumPy functions, which NumPy 2.4 warns about
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+DDIM = {**SD, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+ZERO_SNR = {
+    **SD,
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "prediction_type": "v_prediction",
+}
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+
+SCHEDULERS = {
+    "ddim": (diffusers.DDIMScheduler, {**SD, "clip_sample": False}),
+    "ddim-v": (diffusers.DDIMScheduler, {**SD, "clip_sample": False, "prediction_type": "v_prediction"}),
+    "ddim-sample": (diffusers.DDIMScheduler, {**SD, "clip_sample": False, "prediction_type": "sample"}),
+    "ddim-zero-snr": (diffusers.DDIMScheduler, {**ZERO_SNR, "clip_sample": False}),
+    "dpm++": (diffusers.DPMSolverMultistepScheduler, SD),
+    "dpm++-karras": (diffusers.DPMSolverMultistepScheduler, {**SD, "use_karras_sigmas": True}),
+    "dpm++-v": (diffusers.DPMSolverMultistepScheduler, {**SD, "prediction_type": "v_prediction"}),
+    "dpm++-flow": (diffusers.DPMSolverMultistepScheduler, FLOW),
+    "unipc": (diffusers.UniPCMultistepScheduler, SD),
+    "unipc-v": (diffusers.UniPCMultistepScheduler, {**SD, "prediction_type": "v_prediction"}),
+    "unipc-flow": (diffusers.UniPCMultistepScheduler, FLOW),
+    "euler": (diffusers.EulerDiscreteScheduler, SD),
+    "euler-leading": (diffusers.EulerDiscreteScheduler, {**SD, "timestep_spacing": "leading"}),
+    "euler-v": (diffusers.EulerDiscreteScheduler, {**SD, "prediction_type": "v_prediction"}),
+    "heun": (diffusers.HeunDiscreteScheduler, SD),
+    "kdpm2": (diffusers.KDPM2DiscreteScheduler, SD),
+    "lms": (diffusers.LMSDiscreteScheduler, SD),
+    "flow-euler": (diffusers.FlowMatchEulerDiscreteScheduler, {"shift": 3.0}),
+    "flow-heun": (diffusers.FlowMatchHeunDiscreteScheduler, {}),
+}
+"""Deterministic schedulers whose last step ends at z_0. DDIM here uses `set_alpha_to_one`, the default."""
+
+
+@dataclass
+class Output:
+    sample: torch.Tensor
+
+
+class Oracle(torch.nn.Module):
+    """Knows z_0. Records how far inputs are from `signal z_0 + noise eps` with the eps of the first one."""
+
+    def __init__(self, z_0):
+        super().__init__()
+        self.z_0, self.eps, self.error = z_0, None, 0.0
+
+    def forward(self, z_t, timestep, encoder_hidden_states, image_latents, reference, signal, noise):
+        if self.eps is None:
+            self.eps = (z_t - signal * self.z_0) / noise
+        self.error = max(self.error, float((z_t - signal * self.z_0 - noise * self.eps).abs().max()))
+        return Output(self.z_0)
+
+
+class Nonlinear(torch.nn.Module):
+    """A random smooth epsilon-predicting network of (z_t, t, text, image), as an estimate of z_0.
+
+    `raw` is what a text-to-video loop of diffusers calls; `forward` is what the sampler calls.
+    """
+
+    def __init__(self, prediction_type="epsilon"):
+        super().__init__()
+        self.prediction_type = prediction_type
+        self.mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)) / 2
+
+    def raw(self, z_t, timestep, text, image):
+        t = torch.as_tensor(timestep).float().reshape(-1, 1, 1, 1, 1) / 1000
+        mixed = torch.einsum("ij,bjfhw->bifhw", self.mix, z_t + 0.3 * image)
+        return torch.tanh(mixed + t) + text.mean((1, 2)).reshape(-1, 1, 1, 1, 1)
+
+    def forward(self, z_t, timestep, encoder_hidden_states, image_latents, reference, signal, noise):
+        raw = self.raw(z_t, timestep, encoder_hidden_states, image_latents)
+        return Output(sample_from_prediction(raw, z_t, signal, noise, self.prediction_type))
+
+
+@pytest.fixture
+def clip(rng):
+    """z_0, z_T, image latents, text states, null states of two clips of 5 frames."""
+    z_0, z_T = torch.randn(2, 2, 4, 5, 3, 4, generator=rng)
+    text, null = torch.randn(2, 2, 6, 8, generator=rng)
+    return z_0, z_T, z_0[:, :, :1], text, null
+
+
+def run(denoiser, scheduler, clip, steps=20, **options):
+    _, z_T, image, text, null = clip
+    options = {"reference": image, "exact_first_frame": False, "null_hidden_states": null, **options}
+    options |= {"image_latents": image, "encoder_hidden_states": text, "num_inference_steps": steps}
+    return list(sample(denoiser, scheduler, z_T, **options))[-1].z_t
+
+
+# ------------------------------------------------------------------------------------------ row 4: the oracle
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_oracle_recovers_the_clip(name, steps, clip):
+    kind, config = SCHEDULERS[name]
+    z = run(Oracle(clip[0]), kind(**config), clip, steps)
+    assert_close(z, clip[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_signal_and_noise_are_those_of_the_scheduler(name, clip):
+    """With the true z_0 a deterministic solver keeps eps, so every z_t must be `signal z_0 + noise eps`."""
+    kind, config = SCHEDULERS[name]
+    oracle = Oracle(clip[0])
+    run(oracle, kind(**config), clip, 20)
+    assert oracle.error < 1e-3
+
+
+@pytest.mark.parametrize("name", ["euler", "euler-leading", "euler-v", "heun", "lms", "kdpm2"])
+def test_signal_is_the_scale_of_sigma_schedulers(name):
+    kind, config = SCHEDULERS[name]
+    scheduler = kind(**config)
+    for index, t in enumerate(set_timesteps(scheduler, 12)):
+        scaled = scheduler.scale_model_input(torch.ones(1), t)
+        signal, noise = schedule_at(scheduler, index, t)
+        assert_close(scaled[0], signal.to(scaled.dtype))
+        assert_close(signal**2 + noise**2, torch.tensor(1.0))
+        scheduler.step(torch.zeros(1), t, torch.ones(1))
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+def test_schedule_agrees_with_alphas_cumprod(name):
+    kind, config = SCHEDULERS[name]
+    scheduler = kind(**config)
+    for index, t in enumerate(set_timesteps(scheduler, 10)):
+        assert_close(schedule_at(scheduler, index, t)[0] ** 2, scheduler.alphas_cumprod[t], atol=1e-6, rtol=1e-5)
+
+
+# --------------------------------------------------------------------------- row 4: diffusers' own DDIM loop
+
+
+def diffusers_loop(model, scheduler, clip, steps, guidance_scale=None, **step_options):
+    """The textbook loop in the network's own prediction type, classifier-free guidance included."""
+    _, z, image, text, null = clip
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        z_in = scheduler.scale_model_input(z, t)
+        output = model.raw(z_in, t, text, image)
+        if guidance_scale is not None:
+            uncond = model.raw(z_in, t, null, image)
+            output = uncond + guidance_scale * (output - uncond)
+        z = scheduler.step(output, t, z, **step_options).prev_sample
+    return z
+
+
+@pytest.mark.parametrize("guidance_scale", [None, 0.0, 7.5])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_ddim_equals_diffusers(clip, prediction_type, guidance_scale):
+    model = Nonlinear(prediction_type)
+    config = {**DDIM, "prediction_type": prediction_type}
+    expected = diffusers_loop(model, diffusers.DDIMScheduler(**config), clip, 50, guidance_scale)
+    scale = 1.0 if guidance_scale is None else guidance_scale
+    actual = run(model, diffusers.DDIMScheduler(**config), clip, 50, guidance_scale=scale)
+    assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dpm++", "unipc", "euler", "heun", "lms", "deis"])
+def test_other_schedulers_equal_diffusers(name, clip):
+    kind, config = {**SCHEDULERS, "deis": (diffusers.DEISMultistepScheduler, SD)}[name]
+    model, scheduler = Nonlinear(), kind(**config)
+    scheduler.set_timesteps(20)
+    scaled = (clip[0], clip[1] * scheduler.init_noise_sigma, *clip[2:])
+    expected = diffusers_loop(model, kind(**config), scaled, 20, 3.0)
+    assert_close(run(model, kind(**config), clip, 20, guidance_scale=3.0), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_stochastic_ddim_equals_diffusers_with_the_same_generator(clip):
+    seeded = torch.Generator().manual_seed
+    expected = diffusers_loop(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 20, eta=0.7, generator=seeded(3))
+    actual = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, eta=0.7, generator=seeded(3))
+    assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    other = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, eta=0.7, generator=seeded(4))
+    assert (actual - other).abs().max() > 0.1
+
+
+def test_stochastic_clip_does_not_depend_on_its_batch(clip):
+    def gens():
+        return [torch.Generator().manual_seed(k) for k in range(2)]
+
+    both = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, eta=1.0, generator=gens())
+    second = tuple(tensor[1:] for tensor in clip)
+    alone = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), second, eta=1.0, generator=gens()[1:])
+    assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- guidance
+
+
+def counted(model):
+    """The batch sizes the denoiser was called with."""
+    sizes = []
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    return sizes
+
+
+@pytest.mark.parametrize(("scales", "branches"), [((1, 1), 1), ((3, 1), 2), ((0, 1), 1), ((3, 2), 3), ((2, 2), 2)])
+def test_only_branches_with_weight_are_evaluated(clip, scales, branches):
+    model = Nonlinear()
+    sizes = counted(model)
+    run(
+        model,
+        diffusers.DDIMScheduler(**DDIM),
+        clip,
+        2,
+        guidance_scale=scales[0],
+        image_guidance_scale=scales[1],
+    )
+    assert sizes == [2 * branches] * 2
+    assert sum(float(b.weight) for b in guidance_branches(*scales)) == pytest.approx(1)
+
+
+def test_two_scale_guidance_is_that_of_instruct_pix2pix(clip):
+    """In epsilon space, by the published formula, one step at a time."""
+    g_text, g_image = 5.0, 1.7
+    model, scheduler = Nonlinear(), diffusers.DDIMScheduler(**DDIM)
+    _, z, image, text, null = clip
+    scheduler.set_timesteps(10)
+    for t in scheduler.timesteps:
+        e00 = model.raw(z, t, null, torch.zeros_like(image))
+        e10, e11 = model.raw(z, t, null, image), model.raw(z, t, text, image)
+        z = scheduler.step(e00 + g_image * (e10 - e00) + g_text * (e11 - e10), t, z).prev_sample
+    options = {"guidance_scale": g_text, "image_guidance_scale": g_image}
+    actual = run(model, diffusers.DDIMScheduler(**DDIM), clip, 10, **options)
+    assert_close(actual, z, atol=1e-5, rtol=1e-5)
+
+
+def test_frame_ramp_gives_every_frame_its_scale(clip):
+    """The network mixes no frames, so each frame must equal that of a run with its scale throughout."""
+    ramp = torch.tensor([1.0, 2.0, 4.0, 6.0, 7.5])
+    actual = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 10, guidance_scale=ramp)
+    for frame, scale in enumerate(ramp.tolist()):
+        uniform = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 10, guidance_scale=scale)
+        assert_close(actual[:, :, frame], uniform[:, :, frame], atol=1e-5, rtol=1e-5)
+
+
+def test_rescale_restores_the_conditioned_contrast(clip):
+    guided, conditioned = 3 * clip[0], clip[1]
+    over = (1, 2, 3, 4)
+    assert_close(rescale_guidance(guided, conditioned, 1.0).std(over), conditioned.std(over))
+    assert_close(rescale_guidance(guided, conditioned, 0.0), guided)
+    half = (rescale_guidance(guided, conditioned, 1.0) + guided) / 2
+    assert_close(rescale_guidance(guided, conditioned, 0.5), half)
+
+
+def test_rescale_keeps_the_conditioned_branch():
+    assert [b.text for b in guidance_branches(0.0, keep_text=True)] == [True, False]
+
+
+def test_missing_null_states_is_an_error(clip):
+    with pytest.raises(ValueError, match="null_hidden_states"):
+        run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, guidance_scale=2.0, null_hidden_states=None)
+
+
+# ------------------------------------------------------------------------------- statements about the clip
+
+
+@pytest.mark.parametrize("name", ["ddim", "unipc", "euler", "flow-euler"])
+def test_exact_first_frame(name, clip):
+    kind, config = SCHEDULERS[name]
+    z = run(Nonlinear(), kind(**config), clip, guidance_scale=6.0, exact_first_frame=True)
+    assert torch.equal(z[:, :, 0], clip[2][:, :, 0])
+
+
+def test_exact_first_frame_where_the_schedule_ends_above_zero_noise(clip):
+    """SD's DDIM ends at alpha_bar = 0.99915 (set_alpha_to_one=False), which leaves noise in the others."""
+    z = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, exact_first_frame=True)
+    assert torch.equal(z[:, :, 0], clip[2][:, :, 0])
+
+
+def test_motion_strength_scales_the_displacement(clip):
+    z_0, _, image, *_ = clip
+    for g in (0.0, 0.5, 1.5):
+        z = run(Oracle(z_0), diffusers.DPMSolverMultistepScheduler(**SD), clip, motion_strength=g)
+        assert_close(z, image + g * (z_0 - image), atol=1e-4, rtol=0)
+
+
+def test_references_per_frame(clip):
+    z_0, reference = clip[0], clip[1]
+    z = run(Oracle(z_0), diffusers.UniPCMultistepScheduler(**SD), clip, reference=reference, motion_strength=0.0)
+    assert_close(z, reference, atol=1e-4, rtol=0)
+
+
+def test_a_consumer_may_replace_the_latents(clip):
+    _, z_T, image, text, _ = clip
+    options = {
+        "image_latents": image,
+        "reference": image,
+        "encoder_hidden_states": text,
+        "num_inference_steps": 4,
+    }
+    steps = sample(Nonlinear(), diffusers.DDIMScheduler(**DDIM), z_T, **options, exact_first_frame=False)
+    for step in steps:
+        step.z_t = torch.zeros_like(step.z_t) if step.index == 2 else step.z_t
+    model, scheduler = Nonlinear(), diffusers.DDIMScheduler(**DDIM)
+    scheduler.set_timesteps(4)
+    zero, t = torch.zeros_like(z_T), scheduler.timesteps[-1]
+    assert_close(step.z_t, scheduler.step(model.raw(zero, t, text, image), t, zero).prev_sample, atol=1e-5, rtol=0)
+    assert [step.index, int(step.timestep)] == [3, int(t)]
+
+
+def test_half_precision_start_gives_a_float32_clip(clip):
+    half = tuple(tensor.half() for tensor in clip)
+    assert run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), half, 2).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.EDMEulerScheduler(),
+        diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        diffusers.ScoreSdeVeScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_schedulers_that_cannot_be_read_are_refused(scheduler):
+    with pytest.raises(ValueError, match=r"not supported; use|set it to False"):
+        set_timesteps(scheduler, 4)
+
+
+def test_conversion_round_trip_in_every_type(clip):
+    z_0, eps = clip[0], clip[1]
+    for kind in ("epsilon", "v_prediction", "sample"):
+        z_t = 0.6 * z_0 + 0.8 * eps
+        back = sample_from_prediction(prediction_from_sample(z_0, z_t, 0.6, 0.8, kind), z_t, 0.6, 0.8, kind)
+        assert_close(back, z_0, atol=1e-5, rtol=1e-5)
