@@ -1,0 +1,260 @@
+"""What made a clip, kept with the clip: embedded in the file and in a side-car JSON beside it.
+
+The record is a flat JSON object. Where it lies:
+
+=========  ==================================================================================
+mp4        container tag ``trip`` (the JSON) and ``comment`` (the command, for players)
+webm       the same, as Matroska tags ``TRIP`` and ``COMMENT``
+gif        comment block
+webp       EXIF ImageDescription
+png        text chunk ``trip``, in every frame of a folder
+side-car   ``out.mp4.json`` beside ``out.mp4``; ``frames.json`` beside the folder ``frames/``
+=========  ==================================================================================
+
+All of it is ASCII (JSON escapes), so no container's idea of text encoding can hurt a prompt.
+"""
+
+import json
+import os
+import shlex
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+SCHEMA = "trip-clip"
+VERSION = 1
+"""Raised when a record written today could be misread by an older reader."""
+
+TAG = "trip"
+MAX_BYTES = 512 * 1024
+"""Longest record, bytes: below the 1 MB at which Pillow refuses a text chunk."""
+
+EXIF_IMAGE_DESCRIPTION = 0x010E
+PILLOW_SUFFIXES = (".gif", ".webp", ".png")
+
+# Settings that the command line takes, in the order it prints them.
+_FLAGS = (
+    "prompt",
+    "negative_prompt",
+    "output",
+    "model",
+    "num_frames",
+    "steps",
+    "scheduler",
+    "guidance_scale",
+    "image_guidance_scale",
+    "motion_strength",
+    "seed",
+    "fps",
+    "width",
+    "height",
+    "dtype",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipMetadata:
+    """Settings of one clip, named as the flags of ``trip animate``; None was not recorded."""
+
+    image: str | None = None
+    """Path of the photograph, as given."""
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    output: str | None = None
+    """Path of the clip, as given."""
+    model: str | None = None
+    """Folder or hub id; None is the bundled model."""
+    num_frames: int | None = None
+    steps: int | None = None
+    scheduler: str | None = None
+    guidance_scale: int | float | None = None
+    image_guidance_scale: int | float | None = None
+    motion_strength: int | float | None = None
+    seed: int | None = None
+    fps: int | float | None = None
+    """Frames per second."""
+    width: int | None = None
+    """Pixels."""
+    height: int | None = None
+    """Pixels."""
+    dtype: str | None = None
+    device: str | None = None
+    trip_version: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else that JSON can hold; its names must not repeat those above."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat dict of what is recorded: the form that files hold."""
+        settings = asdict(self)
+        extra = settings.pop("extra")
+        return {name: value for name, value in settings.items() if value is not None} | extra
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "ClipMetadata":
+        """Inverse of `to_dict`; unknown names go to `extra`."""
+        names = {item.name for item in fields(cls)} - {"extra"}
+        known = {name: value for name, value in record.items() if name in names}
+        return cls(**known, extra={name: value for name, value in record.items() if name not in names})
+
+
+Metadata = ClipMetadata | Mapping[str, Any]
+
+
+# -------------------------------------------------------------------------------------------------- records
+
+
+def encode_metadata(metadata: Metadata, *, indent: int | None = None) -> str:
+    """Record as an ASCII JSON object with ``schema`` and ``version`` in front.
+
+    Paths become strings, fractions floats, NumPy scalars Python's.
+
+    Raises:
+        ValueError: not JSON (NaN, infinity, arbitrary objects), a reserved name, or more than `MAX_BYTES`.
+    """
+    record = metadata.to_dict() if isinstance(metadata, ClipMetadata) else dict(metadata)
+    for reserved in ("schema", "version"):
+        if reserved in record:
+            raise ValueError(f"metadata must not have the reserved name {reserved!r}; rename it")
+    try:
+        text = json.dumps(
+            {"schema": SCHEMA, "version": VERSION, **record}, default=_plain, allow_nan=False, indent=indent
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata cannot be stored as JSON ({error}); pass plain finite values") from None
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"metadata has {len(text)} bytes, more than {MAX_BYTES}; shorten the prompt")
+    return text
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case os.PathLike():
+            return os.fspath(value)
+        case Fraction():
+            return float(value)
+        case np.generic():
+            return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r}")
+
+
+def decode_metadata(text: str | bytes) -> dict[str, Any] | None:
+    """Record of an `encode_metadata` text without ``schema`` and ``version``; None for any other text.
+
+    Raises:
+        ValueError: written by a later version of trip.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
+        return None
+    version = record.pop("version", None)
+    if not isinstance(version, int):
+        return None
+    if version > VERSION:
+        raise ValueError(f"metadata version {version} is later than {VERSION}, this trip's; upgrade trip-i2v")
+    return record
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def sidecar_path(path: str | os.PathLike[str]) -> Path:
+    """``out.mp4`` -> ``out.mp4.json``: the whole name is kept, so out.mp4 and out.gif do not share one."""
+    path = Path(path)
+    return path.with_name(path.name + ".json")
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Record of a clip: from the file itself, else from its side-car. `path` may be a side-car, too.
+
+    Raises:
+        ValueError: no such file, not readable, or without a record.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # unlike Path.exists, False for names that the system refuses
+        raise ValueError(f"{path} does not exist; check the path of the clip")
+    record = find_metadata(path)
+    if record is None:
+        raise ValueError(
+            f"{path} holds no record of how it was made and has no {sidecar_path(path).name} beside it; "
+            "it was saved without metadata or edited since"
+        )
+    return record
+
+
+def find_metadata(path: Path) -> dict[str, Any] | None:
+    """As `read_metadata`, but None where nothing is recorded."""
+    record = _embedded(path)
+    return record if record is not None else _of_json(sidecar_path(path))
+
+
+def _embedded(path: Path) -> dict[str, Any] | None:
+    if path.is_dir():
+        first = min(path.glob("*.png"), default=None)
+        return _of_picture(first) if first else None
+    if path.suffix.lower() == ".json":
+        return _of_json(path)
+    return _of_picture(path) if path.suffix.lower() in PILLOW_SUFFIXES else _of_container(path)
+
+
+def _of_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file() or path.stat().st_size > 2 * MAX_BYTES:
+        return None
+    return decode_metadata(path.read_bytes())
+
+
+def _of_picture(path: Path) -> dict[str, Any] | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path, formats=["GIF", "WEBP", "PNG"]) as image:
+                candidates = (
+                    image.info.get(TAG),
+                    image.info.get("comment"),
+                    image.getexif().get(EXIF_IMAGE_DESCRIPTION),
+                )
+        except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+            return None
+    return _first_record(candidates)
+
+
+def _of_container(path: Path) -> dict[str, Any] | None:
+    try:
+        with av.open(str(path), "r", metadata_errors="replace") as container:
+            tags = {name.lower(): value for name, value in container.metadata.items()}
+    except (av.FFmpegError, OSError, ValueError, LookupError):
+        return None
+    return _first_record((tags.get(TAG), tags.get("comment")))
+
+
+def _first_record(candidates: tuple[Any, ...]) -> dict[str, Any] | None:
+    texts = (text for text in candidates if isinstance(text, str | bytes))
+    return next((record for record in map(decode_metadata, texts) if record is not None), None)
+
+
+# -------------------------------------------------------------------------------------------------- command
+
+
+def reproduce_command(metadata: Metadata) -> str:
+    """The shell-quoted ``trip animate ...`` line that makes the clip again, with the settings recorded.
+
+    A record without the photograph's path gives the placeholder ``IMAGE``.
+    """
+    record = metadata.to_dict() if isinstance(metadata, ClipMetadata) else metadata
+    image = str(record.get("image") or "IMAGE")
+    arguments = ["trip", "animate", f"./{image}" if image.startswith("-") else image]
+    for name in _FLAGS:
+        if (value := record.get(name)) is not None:
+            flag, text = "--" + name.replace("_", "-"), str(value)
+            # A value that begins with a dash would be taken for a flag.
+            arguments += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    return shlex.join(arguments)

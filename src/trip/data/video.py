@@ -1,0 +1,597 @@
+"""Clips out and in: mp4, webm, gif, animated webp, and folders of PNGs.
+
+Colour. Frames are 8 bit sRGB. mp4 and webm hold 4:2:0 BT.709 in limited range and say so in their tags. On
+reading, untagged files follow the convention of players: BT.709 from 720 lines on, BT.601 below.
+
+Nothing half-written. A clip is made under a hidden name beside its target and renamed in one step; an error
+or an interrupt removes it. An existing target is replaced only by a complete clip.
+
+Same frames, same settings, same bytes: encoders run with a fixed number of threads, containers hold no dates
+and no random identifiers.
+"""
+
+import errno
+import math
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin
+
+from trip.data.metadata import (
+    EXIF_IMAGE_DESCRIPTION,
+    TAG,
+    Metadata,
+    decode_metadata,
+    encode_metadata,
+    find_metadata,
+    reproduce_command,
+    sidecar_path,
+)
+
+Frame = UInt8[np.ndarray, "H W 3"]
+Frames = UInt8[np.ndarray, "f H W 3"]
+
+SUFFIXES = (".mp4", ".webm", ".gif", ".webp")
+DEFAULT_FPS = 8.0
+"""Frames per second of the bundled model, and of a folder or picture that does not record its rate."""
+
+FPS_RANGE = (0.1, 240.0)
+GIF_MAX_FPS = 50
+"""Players slow down GIF frames shorter than 20 ms."""
+
+MAX_REPEATED_FRAMES = 10_000
+ENCODER_THREADS = 2
+AVCOL_SPC_BT709 = 1
+AVCOL_SPC_UNSPECIFIED = 2
+CONVERSION = (
+    Interpolation.LANCZOS
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
+
+
+class Video(NamedTuple):
+    """What `read_video` returns."""
+
+    frames: Frames
+    """uint8 sRGB, f H W 3."""
+    fps: float
+    """Frames per second."""
+    metadata: dict[str, Any] | None
+    """Record of how trip made the clip, see `trip.data.metadata`; None where there is none."""
+
+
+# -------------------------------------------------------------------------------------------------- writing
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: np.ndarray | Iterable[np.ndarray],
+    fps: int | float | Fraction = DEFAULT_FPS,
+    metadata: Metadata | None = None,
+    *,
+    crf: int = 14,
+) -> None:
+    """Write a clip; the format follows from the suffix.
+
+    =================  ====================================================================================
+    ``.mp4``           H.264, yuv420p, faststart; both sides even
+    ``.webm``          VP9, yuv420p
+    ``.gif``           one palette for all frames; at most 50 fps; equal consecutive frames become one longer
+    ``.webp``          animated, quality 90; the same, and a clip that never changes becomes a picture
+    none, or ``.../``  a folder of ``frame_0000.png``, ..., the lossless choice
+    =================  ====================================================================================
+
+    Args:
+        path: the clip, in a folder that exists. A clip already there is replaced.
+        frames: uint8 sRGB f H W 3, or any iterable of H W 3. mp4, webm and PNG take an iterator's frames as
+            they come, so that decoding and encoding alternate; gif and webp collect them first.
+        fps: frames per second, 0.1 to 240; a float becomes the nearest fraction with denominator <= 1001.
+        metadata: record to embed and to write to the side-car ``NAME.json``; None keeps both out (and removes
+            a side-car that an earlier clip of this name left).
+        crf: quality of mp4 and webm, 0 (best) to 51.
+
+    Raises:
+        ValueError: unknown suffix, wrong dtype, shape or size of frames, no frames, fps or crf out of range,
+            metadata that is not JSON.
+        OSError: missing or read-only folder, full disk; one line that says what to do.
+    """
+    target, kind = _target(path)
+    rate = _frame_rate(fps, kind)
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf (={crf}) must lie in 0 (best) to 51; 14 is visually lossless")
+    record = None if metadata is None else encode_metadata(metadata)
+    sidecar = None if metadata is None else encode_metadata(metadata, indent=2)
+    check_output(path)
+    token = secrets.token_hex(6)
+    temporary = target.with_name(f".trip-{token}")
+    temporary_sidecar = target.with_name(f".trip-{token}.json")
+    # File names need not be UTF-8; the comment must be. The record itself keeps such names exactly.
+    comment = None if metadata is None else reproduce_command(metadata).encode("utf-8", "replace").decode()
+    job = _Job(temporary, rate, record, comment, crf)
+    try:
+        _WRITERS[kind](job, _checked(frames, kind))
+        _sync(temporary)
+        if sidecar is not None:
+            temporary_sidecar.write_text(sidecar + "\n", encoding="ascii")
+            _sync(temporary_sidecar)
+        _publish(temporary, target)
+        _publish_sidecar(temporary_sidecar, target)
+    except _SourceError as error:
+        raise error.original from None
+    except (OSError, av.FFmpegError) as error:
+        raise _write_error(target, error) from error
+    finally:
+        _remove(temporary)
+        _remove(temporary_sidecar)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raise what `write_video` would raise for this path, before the work of making a clip.
+
+    Raises:
+        ValueError: unknown suffix, or a folder of other things in the way.
+        OSError: missing or read-only folder, or a name the file system refuses.
+    """
+    target, kind = _target(path)
+    try:
+        if target.is_dir() and kind != "png":
+            raise ValueError(f"{target} is a folder; name a file in it, such as {target / 'clip.mp4'}")
+        if kind == "png" and target.exists():
+            _check_folder(target)
+        with suppress(FileNotFoundError):
+            sidecar_path(target).lstat()  # a name that is too long fails here
+        probe = target.with_name(f".trip-{secrets.token_hex(6)}")
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        probe.unlink()
+    except OSError as error:
+        raise _write_error(target, error) from error
+
+
+def _target(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """(path, kind); kind is "mp4", "webm", "gif", "webp" or "png" (a folder)."""
+    text, path = os.fspath(path), Path(path)
+    suffix = path.suffix.lower()
+    if not path.name:
+        raise ValueError(f"output {text!r} names no file; give one, such as clip.mp4")
+    if text.endswith(("/", os.sep)) or not suffix:
+        return path, "png"
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"suffix {suffix!r} of {path} is unknown; choose {', '.join(SUFFIXES)}, or end it with / for PNGs"
+        )
+    return path, suffix[1:]
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder of PNGs; remove it or add a suffix such as .mp4")
+    others = [entry.name for entry in folder.iterdir() if not entry.match("frame_*.png")]
+    if others:
+        raise ValueError(f"{folder} holds other files ({others[0]}); choose a new folder for the frames")
+
+
+def _frame_rate(fps: int | float | Fraction, kind: str) -> Fraction:
+    low, high = FPS_RANGE
+    high = GIF_MAX_FPS if kind == "gif" else high
+    if not (math.isfinite(fps) and low <= fps <= high):
+        remedy = "choose .mp4, .webm or .webp" if kind == "gif" and fps > high else "choose a rate in between"
+        raise ValueError(f"fps (={fps}) must lie in {low:g} to {high:g}; {remedy}")
+    return Fraction(fps).limit_denominator(1001)
+
+
+class _SourceError(Exception):
+    """Carries a system error of the frames' maker past the handler of write errors."""
+
+    def __init__(self, original: BaseException) -> None:
+        super().__init__()
+        self.original = original
+
+
+def _checked(frames: np.ndarray | Iterable[np.ndarray], kind: str) -> Iterator[Frame]:
+    """Yield frames as contiguous arrays, all of the first one's size."""
+    size, source = None, iter(frames)
+    while True:
+        try:
+            frame = next(source)
+        except StopIteration:
+            break
+        except (OSError, av.FFmpegError) as error:
+            raise _SourceError(error) from error
+        frame = np.ascontiguousarray(frame)
+        if frame.dtype != np.uint8:
+            raise ValueError(f"frames have dtype {frame.dtype}, not uint8 in 0 to 255; scale and round them")
+        if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise ValueError(
+                f"a frame has shape {frame.shape}, not (height, width, 3); pass RGB, channels last"
+            )
+        height, width = frame.shape[:2]
+        size = size or (width, height)
+        if (width, height) != size:
+            raise ValueError(f"frames change from {size[0]}x{size[1]} to {width}x{height}; give all one size")
+        if kind == "mp4" and (width % 2 or height % 2):
+            raise ValueError(
+                f"size {width}x{height} has an odd side, which mp4 (yuv420p) cannot hold; "
+                "choose an even width and height, or .webm, .gif or .webp"
+            )
+        yield frame
+    if size is None:
+        raise ValueError("a clip needs at least 1 frame, got 0; pass frames of shape (f, height, width, 3)")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every writer needs beside the frames."""
+
+    path: Path
+    rate: Fraction
+    record: str | None
+    comment: str | None
+    crf: int
+
+
+def _write_mp4(job: _Job, frames: Iterator[Frame]) -> None:
+    options = {"crf": str(job.crf), "preset": "medium"}
+    movflags = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
+    _encode(job, frames, "mp4", "libx264", options, movflags)
+
+
+def _write_webm(job: _Job, frames: Iterator[Frame]) -> None:
+    options = {"crf": str(job.crf), "deadline": "good", "cpu-used": "4", "row-mt": "1"}
+    _encode(job, frames, "webm", "libvpx-vp9", options, {"fflags": "+bitexact"})
+
+
+def _encode(
+    job: _Job,
+    frames: Iterator[Frame],
+    container_format: str,
+    codec: str,
+    options: dict[str, str],
+    container_options: dict[str, str],
+) -> None:
+    first = next(frames)
+    path = str(job.path.absolute())
+    container = av.open(path, "w", format=container_format, container_options=container_options)
+    try:
+        if job.record is not None and job.comment is not None:
+            container.metadata.update({TAG: job.record, "comment": job.comment})
+        stream = container.add_stream(codec, rate=job.rate, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = ENCODER_THREADS
+        _tag_colours(stream.codec_context)
+        count = 0
+        for array in chain([first], frames):
+            frame = _yuv420(array)
+            frame.pts, frame.time_base = count, 1 / job.rate
+            container.mux(stream.encode(frame))
+            count += 1
+        container.mux(stream.encode(None))
+    except BaseException:
+        with suppress(Exception):
+            container.close()
+        raise
+    container.close()
+    _check_count(path, count)
+
+
+def _yuv420(frame: Frame) -> av.VideoFrame:
+    converted = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=CONVERSION,
+    )
+    _tag_colours(converted)
+    return converted
+
+
+def _tag_colours(target: Any) -> None:
+    target.colorspace = AVCOL_SPC_BT709
+    target.color_range = ColorRange.MPEG
+    target.color_primaries = ColorPrimaries.BT709
+    target.color_trc = ColorTrc.BT709
+
+
+def _check_count(path: str, count: int) -> None:
+    """A disk that fills while the container is closed shows only here."""
+    with av.open(path, "r", metadata_errors="replace") as container:
+        found = sum(packet.size > 0 for packet in container.demux(video=0))
+    if found != count:
+        raise OSError(errno.EIO, f"only {found} of {count} frames arrived in the file")
+
+
+def _write_gif(job: _Job, frames: Iterator[Frame]) -> None:
+    clip = np.stack(list(frames))
+    palette = _palette(clip)
+    dither = Image.Dither.FLOYDSTEINBERG
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=dither) for frame in clip]
+    images[0].save(
+        job.path,
+        "GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=_durations(len(images), job.rate, unit=10),
+        loop=0,
+        palette=bytes(palette.getpalette() or []),
+        **({} if job.record is None else {"comment": job.record.encode("ascii")}),
+    )
+
+
+def _palette(clip: Frames, pixels: int = 1 << 21) -> Image.Image:
+    """256 colours for the whole clip by median cut and k-means: one palette keeps still areas still."""
+    frames, height, width, _ = clip.shape
+    kept = min(max(pixels // (height * width), 1), frames)
+    sample = clip[np.linspace(0, frames - 1, kept).round().astype(int)]
+    return Image.fromarray(sample.reshape(-1, width, 3)).quantize(256, Image.Quantize.MEDIANCUT, kmeans=2)
+
+
+def _durations(count: int, rate: Fraction, unit: int) -> list[int]:
+    """Milliseconds per frame in whole `unit`s that add up: 8 fps in units of 10 -> 120, 130, 120, ..."""
+    ends = [round(i * 1000 / rate / unit) * unit for i in range(count + 1)]
+    return [after - before for before, after in pairwise(ends)]
+
+
+def _write_webp(job: _Job, frames: Iterator[Frame]) -> None:
+    images = [Image.fromarray(frame) for frame in frames]
+    if max(images[0].size) > 16383:
+        raise ValueError(f"size {images[0].size} exceeds WebP's 16383 pixels a side; choose .mp4")
+    exif = Image.Exif()
+    if job.record is not None:
+        exif[EXIF_IMAGE_DESCRIPTION] = job.record
+    durations = _durations(len(images), job.rate, unit=1)
+    images[0].save(
+        job.path,
+        "WEBP",
+        save_all=True,
+        append_images=images[1:],
+        duration=durations,
+        loop=0,
+        quality=90,
+        method=4,
+        exif=exif.tobytes() if job.record is not None else b"",
+    )
+
+
+def _write_png(job: _Job, frames: Iterator[Frame]) -> None:
+    job.path.mkdir()
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("fps", str(float(job.rate)))
+    if job.record is not None:
+        texts.add_text(TAG, job.record, zip=len(job.record) > 1000)
+    for index, frame in enumerate(frames):
+        file = job.path / f"frame_{index:04d}.png"
+        Image.fromarray(frame).save(file, "PNG", pnginfo=texts)
+        _sync(file)
+
+
+_WRITERS: dict[str, Callable[[_Job, Iterator[Frame]], None]] = {
+    "mp4": _write_mp4,
+    "webm": _write_webm,
+    "gif": _write_gif,
+    "webp": _write_webp,
+    "png": _write_png,
+}
+
+
+def _sync(path: Path) -> None:
+    """Wait for the disk, so that a late write error is an error and a rename never precedes its data."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    if not (temporary.is_dir() and target.is_dir()):
+        os.replace(temporary, target)
+        return
+    earlier = temporary.with_name(temporary.name + ".old")  # a folder cannot be replaced in one step
+    os.replace(target, earlier)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        os.replace(earlier, target)
+        raise
+    shutil.rmtree(earlier)
+
+
+def _publish_sidecar(temporary: Path, target: Path) -> None:
+    sidecar = sidecar_path(target)
+    if temporary.exists():
+        os.replace(temporary, sidecar)
+    elif sidecar.is_file() and _is_record(sidecar):
+        sidecar.unlink()
+
+
+def _is_record(sidecar: Path) -> bool:
+    try:
+        return decode_metadata(sidecar.read_bytes()) is not None
+    except ValueError:
+        return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EFBIG: "choose another folder or a smaller clip",
+    errno.EACCES: "choose a folder you may write to",
+    errno.EPERM: "choose a folder you may write to",
+    errno.EROFS: "choose a folder you may write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def _write_error(target: Path, error: Exception) -> OSError:
+    """One line, of the original's class of error number."""
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        reason, remedy = f"there is no folder {target.parent}", "create it or choose another"
+    else:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        remedy = _REMEDIES.get(code or 0, "choose another folder or format")
+    described = OSError(f"cannot write {target}: {reason}; {remedy}")
+    described.errno = code
+    return described
+
+
+# -------------------------------------------------------------------------------------------------- reading
+
+
+def read_video(path: str | os.PathLike[str], *, max_frames: int | None = None) -> Video:
+    """Read a clip: any file that FFmpeg decodes, animated GIF and WebP, or a folder of PNGs or JPEGs.
+
+    Phone clips are turned upright, transparency is laid on white. Frames of unequal duration (GIF, WebP) are
+    repeated to a constant rate.
+
+    Args:
+        path: the clip.
+        max_frames: stop after so many frames; None reads all (a frame of 1920x1080 takes 6 MB).
+
+    Raises:
+        ValueError: missing, empty, damaged or cut off, or without video.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # unlike Path.exists, False for names that the system refuses
+        raise ValueError(f"{path} does not exist; check the path of the clip")
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames (={max_frames}) must be at least 1; pass None for all frames")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); make or copy the clip again")
+    metadata = None
+    with suppress(ValueError):  # a record of a later version: its frames are readable all the same
+        metadata = find_metadata(path)
+    recorded = _recorded_fps(metadata)
+    try:
+        if path.is_dir():
+            frames, fps = _read_folder(path, max_frames, recorded)
+        elif path.suffix.lower() in (".gif", ".webp"):
+            frames, fps = _read_animation(path, max_frames, recorded)
+        else:
+            frames, fps = _read_container(path, max_frames)
+    except _Unreadable as error:
+        raise ValueError(str(error)) from None
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a clip ({reason}); make or copy it again") from None
+    return Video(np.stack(frames), fps, metadata)
+
+
+def _recorded_fps(metadata: dict[str, Any] | None) -> float | None:
+    fps = (metadata or {}).get("fps")
+    return float(fps) if isinstance(fps, int | float) and fps > 0 else None
+
+
+class _Unreadable(ValueError):
+    """A message that is already complete, as opposed to a decoder's."""
+
+
+def _read_container(path: Path, max_frames: int | None) -> tuple[list[Frame], float]:
+    frames: list[Frame] = []
+    packets = 0
+    with av.open(str(path.absolute()), "r", metadata_errors="replace") as container:
+        if not container.streams.video:
+            raise _Unreadable(f"{path} holds no video; choose a clip")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+        for packet in container.demux(stream):
+            packets += packet.size > 0
+            if packet.is_corrupt:
+                raise _Unreadable(f"{path} is damaged after {len(frames)} frames; make or copy it again")
+            frames += [_rgb(frame) for frame in packet.decode()]
+            if max_frames is not None and len(frames) >= max_frames:
+                return frames[:max_frames], fps
+        announced = stream.frames
+        if not announced and len(container.streams) == 1 and container.duration is not None:
+            announced = math.floor(container.duration / av.time_base * fps - 0.5)
+    if not frames or packets < announced:
+        expected = max(announced, 1)
+        raise _Unreadable(f"{path} is cut off, {packets} of {expected} frames are there; copy it again")
+    if len({frame.shape for frame in frames}) > 1:
+        raise _Unreadable(f"{path} changes its frame size; convert it to one size first")
+    return frames, fps
+
+
+def _rgb(frame: av.VideoFrame) -> Frame:
+    untagged = frame.colorspace == AVCOL_SPC_UNSPECIFIED and not frame.format.is_rgb
+    guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+    array = frame.to_ndarray(
+        format="rgb24", interpolation=CONVERSION, src_colorspace=int(guess) if untagged else None
+    )
+    return np.rot90(array, round(frame.rotation / 90)) if frame.rotation else array
+
+
+def _read_animation(path: Path, max_frames: int | None, recorded: float | None) -> tuple[list[Frame], float]:
+    """Frames at a constant rate, the recorded one, else the shortest frame's; longer frames are repeated.
+
+    An odd file whose repetition would pass `MAX_REPEATED_FRAMES` keeps its own frames, at the mean rate.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=["GIF", "WEBP"]) as image:
+            pictures, durations = [], []
+            for index in range(getattr(image, "n_frames", 1)):
+                image.seek(index)
+                pictures.append(_on_white(image))
+                durations.append(image.info.get("duration", 0))
+    total, shortest = sum(durations), min(durations)
+    if shortest <= 0:
+        return pictures[:max_frames], recorded or DEFAULT_FPS
+    period = 1000 / recorded if recorded else shortest
+    repeats = [max(round(duration / period), 1) for duration in durations]
+    if sum(repeats) > MAX_REPEATED_FRAMES:
+        return pictures[:max_frames], 1000 * len(pictures) / total
+    frames = [picture for picture, times in zip(pictures, repeats, strict=True) for _ in range(times)]
+    return frames[:max_frames], recorded or 1000 * len(frames) / total
+
+
+def _read_folder(path: Path, max_frames: int | None, recorded: float | None) -> tuple[list[Frame], float]:
+    names = [file for file in path.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg")]
+    if not names:
+        raise _Unreadable(f"{path} holds no PNG or JPEG pictures; choose a folder of frames")
+    names.sort(key=lambda file: (len(file.name), file.name))  # frame_9999.png before frame_10000.png
+    frames, fps = [], recorded
+    for name in names[:max_frames]:
+        try:
+            with Image.open(name, formats=["PNG", "JPEG"]) as image:
+                fps = fps or image.info.get("fps")
+                frames.append(_on_white(image))
+        except Exception as error:
+            raise _Unreadable(f"{name} cannot be read ({error}); make or copy the frames again") from None
+        if frames[-1].shape != frames[0].shape:
+            raise _Unreadable(f"{name} differs in size from {names[0].name}; bring the frames to one size")
+    return frames, float(fps or DEFAULT_FPS)
+
+
+def _on_white(image: Image.Image) -> Frame:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
