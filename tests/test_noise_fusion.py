@@ -14,7 +14,6 @@ from trip.noise_fusion import (
     TrainingFreeNoiseFusion,
 )
 from trip.noise_prior import (
-    fuse_linear,
     optimal_lambda,
     prediction_from_sample,
     sample_from_prediction,
@@ -57,7 +56,8 @@ def test_linear_fusion_is_eq9_of_prior_and_residual(kind):
     z_t, reference, residual, t = clips((2, 4, 4, 4))
     fusion = LinearNoiseFusion(num_frames=4, first=0.9, last=0.3, prediction_type=kind)
     prior = prediction_from_sample(reference.expand_as(z_t), z_t, A, S, kind)
-    mixed = fuse_linear(prior, residual, torch.linspace(0.9, 0.3, 4))
+    lam = torch.tensor([0.9, 0.7, 0.5, 0.3])[:, None, None]
+    mixed = lam * prior + (1 - lam) * residual
     estimate = fusion(z_t, reference, residual, A, S, t)
     assert_close(estimate, sample_from_prediction(mixed, z_t, A, S, kind), atol=1e-5, rtol=1e-5)
 
@@ -139,6 +139,13 @@ def test_tnf_at_initialisation_is_the_optimal_fusion(size, dtype):
     estimate = fusion(z_t, reference, residual, A, S, t)
     assert estimate.dtype == torch.float32
     assert_close(estimate, expected, rtol=0, atol=0)
+
+
+def test_tnf_under_autocast_keeps_the_estimate_in_float32():
+    z_t, reference, residual, t = clips((2, 4, 4, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        estimate = tnf()(z_t, reference, residual, A, S, t)
+    assert_close(estimate, optimal()(z_t, reference, residual, A, S, t), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("gate", [-3.0, -0.5, 1.0, 4.0])
@@ -254,6 +261,14 @@ def test_saved_fusion_loads_to_the_same_output(name, dtype, tmp_path):
     with torch.no_grad():
         outputs = [f(z_t, reference, residual, A, S, t) for f in (fusion, loaded)]
     assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_fusions_stay_on_the_device_of_the_clip(name):
+    """The meta device refuses to mix with the CPU as a GPU does."""
+    z_t, reference, residual, t = (x.to("meta") for x in clips((2, 4, 4, 4)))
+    for a, s in ((A, S), (torch.tensor(A), torch.tensor(S)), (torch.tensor([A, A]), torch.tensor([S, S]))):
+        assert FUSIONS[name]().to("meta")(z_t, reference, residual, a, s, t).device.type == "meta"
 
 
 def test_table_follows_a_changed_config():

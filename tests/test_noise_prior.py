@@ -166,7 +166,8 @@ def test_eq9_in_any_parameterisation_is_the_same_mix_of_reference_and_estimate(s
     prior = prediction_from_sample(reference.expand_as(z_t), z_t, a, s, kind)
     residual = prediction_from_sample(x0_hat, z_t, a, s, kind)
     mixed = sample_from_prediction(fuse_linear(prior, residual, lam), z_t, a, s, kind)
-    assert_close(mixed, fuse_linear(reference, x0_hat, lam), atol=1e-3, rtol=1e-3)
+    weight = lam if is_map else lam[:, None, None]
+    assert_close(mixed, weight * reference + (1 - weight) * x0_hat, atol=1e-3, rtol=1e-3)
 
 
 # ------------------------------------------------------------------------------- fact 3: variance-optimal fusion
@@ -294,6 +295,16 @@ def test_training_free_lambda_has_least_error(tau, sigma, other):
     assert 0 <= best <= 1
     assert error(best) <= error(other) + 1e-6
     assert error(best) == pytest.approx(tau**2 * sigma**2 / (tau**2 + sigma**2), rel=1e-4)
+
+
+@given(processes(), st.floats(0.01, 3.0))
+def test_optimal_lambda_is_training_frees_for_the_noise_of_the_pixel_itself(process, sigma):
+    """tau = noise / signal is the error of z_t / signal: what knows more than the pixel must weigh more."""
+    a, s = process
+    if a < 1e-3:
+        return
+    lam = optimal_lambda(a, s, torch.tensor([sigma]), torch.zeros(1, 1, 1, 1, 1)).squeeze()
+    assert_close(training_free_lambda(torch.tensor(s / a), torch.tensor(sigma)), lam, atol=1e-6, rtol=1e-5)
 
 
 def test_training_free_lambda_on_random_data():

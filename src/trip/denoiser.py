@@ -70,9 +70,7 @@ class TripDenoiser(nn.Module):
         sample = self.fusion(z_t, reference, residual, signal, noise, t)
         return DenoiserOutput(sample=sample, residual=residual)
 
-    def concatenate(
-        self, z_t: Clip, image_latents: Float[Tensor, "b c 1 h w"]
-    ) -> Float[Tensor, "b c_in f_in h w"]:
+    def concatenate(self, z_t: Clip, image_latents: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c_in f_in h w"]:
         """The backbone's input: {z_0^1, z_t^1, ..., z_t^N} along time, or along channels, or z_t alone."""
         image_latents = image_latents.to(z_t.dtype)
         match self.fusion.concat:

@@ -71,9 +71,7 @@ class NoiseFusion(ModelMixin, ConfigMixin):
         for name in {"sigma", "tau"} & self.config.keys():
             table = self.table(name)
             if not (table.numel() and (table >= 0).all() and table.isfinite().all()):
-                raise ValueError(
-                    f"{name} (={self.config[name]}) must hold finite values >= 0; measure it again"
-                )
+                raise ValueError(f"{name} (={self.config[name]}) must hold finite values >= 0; measure it again")
 
     def table(self, name: str, device: torch.device | str = "cpu") -> Tensor:
         """A measured table of the config, (f,) or (c, f), as float32 whatever the dtype of the weights."""
@@ -179,7 +177,7 @@ class LinearNoiseFusion(ClosedFormNoiseFusion):
 
 
 class OptimalNoiseFusion(ClosedFormNoiseFusion):
-    """Variance-optimal fusion: ``eps = lambda* prior + sqrt(1 - lambda*) Delta`` with ``lambda* = 1 / (1 + snr sigma^2)``.
+    """Variance-optimal fusion: ``eps = lambda* prior + sqrt(1 - lambda*) Delta``, ``lambda* = 1 / (1 + snr sigma^2)``.
 
     Args:
         sigma: RMS of z_0^i - r^i on training clips, (f,) or (c, f); 0 at frame 1 makes that frame exact.
@@ -233,11 +231,10 @@ class TrainingFreeNoiseFusion(ClosedFormNoiseFusion):
     ):
         super().__init__()
         self.check_config()
-        if not len(tau) == len(tau_timesteps) == len(set(tau_timesteps)) > 1 or list(tau_timesteps) != sorted(
-            tau_timesteps
-        ):
+        if len(tau) != len(tau_timesteps) or len(tau) < 2 or sorted(set(tau_timesteps)) != list(tau_timesteps):
             raise ValueError(
-                f"tau has {len(tau)} values for the timesteps {tau_timesteps}; give one per timestep, two or more, increasing"
+                f"tau has {len(tau)} values for the timesteps {tau_timesteps}; "
+                "give one per timestep, two or more, increasing"
             )
 
     @property
@@ -306,9 +303,7 @@ class TemporalNoiseFusion(NoiseFusion):
         if base not in ("optimal", "none"):
             raise ValueError(f"base={base!r} is unknown; choose 'optimal' or 'none'")
         if dim % 2 or dim % num_heads:
-            raise ValueError(
-                f"dim (={dim}) must be even and a multiple of num_heads (={num_heads}); change either"
-            )
+            raise ValueError(f"dim (={dim}) must be even and a multiple of num_heads (={num_heads}); change either")
         self.patch_size = patch_size
         patch = latent_channels * patch_size**2
         self.embed_residual = nn.Linear(patch, dim)

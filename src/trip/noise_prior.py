@@ -173,7 +173,7 @@ def optimal_lambda(signal: Coefficient, noise: Coefficient, sigma: Tensor, like:
 def optimal_estimate(
     z_t: Clip, reference: Reference, residual: Clip, signal: Coefficient, noise: Coefficient, sigma: Tensor
 ) -> Clip:
-    r"""Variance-optimal fusion as an estimate of z_0: ``z_0 = lambda r + (1 - lambda) z_t / a - sigma sqrt(lambda) Delta``.
+    r"""Variance-optimal fusion: ``z_0 = lambda r + (1 - lambda) z_t / a - sigma sqrt(lambda) Delta``.
 
     With D = s^2 + a^2 sigma^2 this is ``(s^2 r + a sigma^2 z_t) / D - sigma s / sqrt(D) Delta``, finite for every
     signal, noise and sigma; where sigma = 0 (frame 1) it is the reference. As epsilon it reads
