@@ -1,0 +1,28 @@
+"""GroupNorm in half precision, and layers that start at zero."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from trip.layers.basic import GroupNorm, zero_init
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weights", [torch.float32, None])
+def test_group_norm_keeps_dtype_and_layout(dtype, weights):
+    norm = GroupNorm(4, 16)
+    torch.nn.init.normal_(norm.weight)
+    norm = norm.to(weights or dtype)
+    x = torch.randn(2, 16, 3, 5).to(dtype).contiguous(memory_format=torch.channels_last)
+    y = norm(x)
+    expected = F.group_norm(x.float(), 4, norm.weight.float(), norm.bias.float())
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    assert_close(y.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_zero_init():
+    layer = torch.nn.Linear(3, 2)
+    zero_init(layer)
+    assert not layer(torch.randn(4, 3)).any()
