@@ -1,0 +1,159 @@
+"""The command line's flags. Nothing heavy is imported here, so that `trip --help` answers at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from trip.models import BUNDLED_MODEL
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "pndm": "PNDMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "deis": "DEISMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
+}
+"""Short names of diffusers' schedulers for noise-predicting models."""
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Format = Literal["mp4", "webm", "gif", "webp"]
+
+# Optional values whose default the model decides; the annotations keep "{None}|" out of the help.
+Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+Integer = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Number = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+SchedulerName = Annotated[
+    str | None,
+    arg(metavar="NAME", help_behavior_hint="(default: the model's)", help=f"One of {', '.join(SCHEDULERS)}."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verbosity:
+    """Flags that every command takes."""
+
+    quiet: bool = False
+    """No progress bars."""
+    debug: bool = False
+    """Full traceback on errors, and the messages of the libraries underneath."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animate(Verbosity):
+    """Animate a picture, or many.
+
+    examples:
+      trip animate photo.jpg --prompt "the camera pans left" --output out.mp4
+      trip animate photo.jpg --prompt "snow falls" --output out.gif --seed 7 --motion-strength 0.7
+      trip animate photo.jpg --prompt "the camera zooms in" --output out.mp4 --count 4
+      trip animate photos/ --prompt "the camera tilts up" --output clips
+      trip animate list.csv --output clips
+
+    With many pictures, clips that exist already are skipped, and a picture that fails is reported while the rest
+    goes on.
+    """
+
+    image: Positional[Path]
+    """A picture; a folder of pictures; or a .csv or .jsonl with columns image, prompt[, seed, output]."""
+    prompt: Text = None
+    """What should move, and how. With a list: for the rows that have none."""
+    output: Annotated[str, arg(metavar="FILE")]
+    """Clip to write: .mp4, .webm, .gif, .webp, or a folder (no suffix) of PNGs. Many pictures: a folder of clips.
+    With --count N: NAME-1 to NAME-N."""
+    model: Annotated[str, arg(metavar="MODEL")] = BUNDLED_MODEL
+    """Folder or hub id. A text-to-video pipeline becomes training-free image-to-video."""
+    fusion: Folder = None
+    """Fusion folder in place of the model's, such as `trip calibrate` writes."""
+    negative_prompt: Annotated[str, arg(metavar="TEXT")] = ""
+    """What should not happen."""
+    num_frames: Integer = None
+    """Frames of the clip (default: the model's longest)."""
+    steps: Integer = None
+    """Denoising steps (default: 50)."""
+    scheduler: SchedulerName = None
+    guidance_scale: Number = None
+    """How strictly to follow the prompt; 1 is off and twice as fast (default: the pipeline's)."""
+    image_guidance_scale: float = 1.0
+    """How much the network's own view of the picture counts; 1 is off."""
+    guidance_rescale: float = 0.0
+    """0 to 1: keeps the contrast under strong guidance."""
+    motion_strength: float = 1.0
+    """0 is the still, 1 as trained, more exaggerates."""
+    seed: Integer = None
+    """Same seed, same clip (default: drawn at random, and recorded)."""
+    fps: float = 8.0
+    """Frames per second of the file."""
+    width: Integer = None
+    """Pixels (default: the model's area in the picture's shape)."""
+    height: Integer = None
+    """Pixels (default: as for the width)."""
+    dtype: DType = "auto"
+    """Precision of the networks; auto is float32 on a CPU, float16 elsewhere."""
+    device: Annotated[str, arg(metavar="NAME")] = "auto"
+    """cpu, cuda, cuda:1, mps, ...; auto is the first accelerator, else the CPU."""
+    count: int = 1
+    """Clips of every picture, with consecutive seeds."""
+    format: Format = "mp4"
+    """Kind of clip where --output is a folder of clips."""
+    overwrite: bool = False
+    """Make clips of a list or folder again that exist already."""
+    metadata: bool = True
+    """Do not record prompt, seed and settings in the clip and in a .json beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Verbosity):
+    """Print how a clip was made, and the command that makes it again.
+
+    examples:
+      trip info out.mp4
+      trip info out.mp4 --json
+    """
+
+    file: Positional[Path]
+    """Clip, folder of PNGs, or side-car .json."""
+    json: bool = False
+    """One JSON object, for programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(Verbosity):
+    """Measure the fusion of a training-free pipeline on clips of your own.
+
+    Writes a fusion folder with sigma (how far frames move away from the first) and tau (how far the network's own
+    estimate is off at every timestep). Prompts are read from NAME.txt beside each clip, where there is one.
+
+    examples:
+      trip calibrate --model text-to-video/ --data clips/ --output fusion/
+      trip animate photo.jpg --prompt "waves roll in" --model text-to-video/ --fusion fusion/ --output out.mp4
+    """
+
+    model: Annotated[str, arg(metavar="MODEL")]
+    """Folder or hub id of a text-to-video pipeline."""
+    data: Path
+    """Folder of clips (.mp4, .webm, .gif, .webp, .mov, .mkv, .avi)."""
+    output: Path
+    """Fusion folder to write."""
+    num_frames: int = 16
+    """First frames of every clip to measure on; shorter clips are left out."""
+    timesteps: int = 11
+    """Number of timesteps at which the network is measured."""
+    width: Integer = None
+    """Pixels (default: the model's)."""
+    height: Integer = None
+    """Pixels (default: the model's)."""
+    seed: int = 0
+    """Of the noise that is added to the clips."""
+    dtype: DType = "auto"
+    """Precision of the networks; auto is float32 on a CPU, float16 elsewhere."""
+    device: Annotated[str, arg(metavar="NAME")] = "auto"
+    """cpu, cuda, cuda:1, mps, ...; auto is the first accelerator, else the CPU."""

@@ -1,0 +1,448 @@
+"""The command line, run in process on a tiny random pipeline: what it makes, and every way it can fail."""
+
+import json
+import os
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from trip.apps import animate as animate_module
+from trip.apps.cli import main
+from trip.apps.options import SCHEDULERS
+from trip.data.metadata import read_metadata, sidecar_path
+from trip.data.video import read_video, write_video
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+
+@pytest.fixture
+def run(model, capsys):
+    """Run `trip`; returns (exit code, stdout lines, stderr lines)."""
+
+    def call(*argv, with_model=True):
+        arguments = [str(a) for a in argv]
+        if with_model:
+            arguments += ["--model", str(model)]
+        if arguments[0] == "animate" and "--steps" not in arguments:
+            arguments += ["--steps", "2"]
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def fails(run, tmp_path):
+    """Run `trip`, which must say one line with the given words, exit with 2 and leave nothing in tmp_path/out."""
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def call(*words, argv, **options):
+        code, _, err = run(*argv, **options)
+        assert code == 2
+        assert len(err) == 1 and err[0].startswith("trip: error: "), err
+        for word in words:
+            assert word in err[0]
+        assert "Traceback" not in err[0]
+        assert os.listdir(out) == []
+        return err[0]
+
+    return call
+
+
+# ------------------------------------------------------------------------------------------------ what it makes
+
+
+def test_one_picture_becomes_a_clip_with_its_record(run, picture, tmp_path):
+    out = tmp_path / "new" / "clip.mp4"
+    code, stdout, stderr = run("animate", picture, "--prompt", "pan left", "--output", out, "--seed", 3)
+    assert (stderr, code, stdout) == ([], 0, [str(out)])
+    video = read_video(out)
+    assert len(video.frames) == 4 and video.fps == 8
+    height, width = video.frames.shape[1:3]
+    assert (width, height) == (20, 14)  # 3:2 at the area of 16x16, even sides
+    record = read_metadata(out)
+    assert record["prompt"] == "pan left" and record["seed"] == 3 and record["steps"] == 2
+    assert record["guidance_scale"] == 7.5 and record["dtype"] == "float32"
+    assert sidecar_path(out).exists()
+    assert sorted(os.listdir(out.parent)) == ["clip.mp4", "clip.mp4.json"]
+
+
+def test_the_recorded_command_makes_the_same_bytes(run, picture, tmp_path, capsys):
+    out = tmp_path / "clip.webp"
+    assert run("animate", picture, "--prompt", "pan", "--output", out)[0] == 0
+    before = out.read_bytes()
+    code, stdout, _ = run("info", out, "--json", with_model=False)
+    record = json.loads("\n".join(stdout))
+    assert code == 0 and record["command"].startswith("trip animate ")
+    out.unlink()
+
+    assert main(shlex.split(record["command"])[1:]) == 0
+    assert out.read_bytes() == before
+    code, stdout, _ = run("info", out, with_model=False)
+    assert code == 0 and stdout[-1] == record["command"]
+
+
+def test_no_metadata_leaves_no_record(run, picture, tmp_path):
+    out = tmp_path / "clip.mp4"
+    assert run("animate", picture, "--prompt", "pan", "--output", out, "--no-metadata")[0] == 0
+    assert os.listdir(tmp_path) == ["clip.mp4"]
+    code, _, stderr = run("info", out, with_model=False)
+    assert code == 2 and len(stderr) == 1 and "no record" in stderr[0]
+
+
+def test_count_makes_consecutive_seeds(run, picture, tmp_path):
+    out = tmp_path / "clip.gif"
+    code, stdout, _ = run("animate", picture, "--prompt", "pan", "--output", out, "--count", 2, "--seed", 7)
+    assert code == 0 and stdout == [str(tmp_path / "clip-1.gif"), str(tmp_path / "clip-2.gif")]
+    assert [read_metadata(path)["seed"] for path in stdout] == [7, 8]
+
+
+def test_a_folder_is_resumed_and_survives_a_bad_picture(run, picture, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "clips"
+    folder.mkdir()
+    for name in "ac":
+        shutil.copy(picture, folder / f"{name}.png")
+    (folder / "b.png").write_text("this is a text")
+    (folder / "notes.txt").write_text("not a picture")
+    argv = ("animate", folder, "--prompt", "pan", "--output", out, "--seed", 1)
+    code, stdout, stderr = run(*argv)
+    assert code == 2 and stdout == [str(out / "a.mp4"), str(out / "c.mp4")]
+    assert len(stderr) == 2 and "b.png" in stderr[0] and "1 of 3 clips failed" in stderr[1]
+    assert sorted(os.listdir(out)) == ["a.mp4", "a.mp4.json", "c.mp4", "c.mp4.json"]
+    before = (out / "a.mp4").stat().st_mtime_ns
+    code, stdout, stderr = run(*argv)
+    assert code == 2 and stdout == [] and "skipping 2 of 3" in stderr[0]
+    shutil.copy(picture, folder / "b.png")
+    code, stdout, _ = run(*argv)
+    assert code == 0 and stdout == [str(out / "b.mp4")]
+    assert (out / "a.mp4").stat().st_mtime_ns == before
+    code, stdout, stderr = run(*argv)
+    assert (code, stdout) == (0, []) and "skipping 3 of 3" in stderr[0]
+    assert run(*argv, "--overwrite")[1] == [str(out / f"{name}.mp4") for name in "abc"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_list_gives_prompts_seeds_and_outputs(run, picture, tmp_path, suffix):
+    shutil.copy(picture, tmp_path / "one.png")
+    rows = [{"image": "one.png", "prompt": "pan, left", "seed": 5, "output": "first.webp"}, {"image": "one.png"}]
+    path = tmp_path / f"list.{suffix}"
+    if suffix == "csv":
+        path.write_text('\ufeffimage,prompt,seed,output\none.png,"pan, left",5,first.webp\none.png,,,\n', "utf-8")
+    else:
+        path.write_text("\n\n".join(map(json.dumps, rows)))
+    code, stdout, _ = run("animate", path, "--prompt", "zoom", "--output", tmp_path / "clips", "--format", "gif")
+    assert code == 0
+    assert stdout == [str(tmp_path / "clips" / "first.webp"), str(tmp_path / "clips" / "one.gif")]
+    first, second = map(read_metadata, stdout)
+    assert (first["prompt"], first["seed"], second["prompt"]) == ("pan, left", 5, "zoom")
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_runs(run, picture, tmp_path, name):
+    out = tmp_path / "clip.webp"
+    argv = ("animate", picture, "--prompt", "pan", "--output", out, "--scheduler", name, "--steps", 4)
+    code, _, stderr = run(*argv, "--guidance-scale", 1)
+    assert code == 0, stderr
+    assert read_metadata(out)["scheduler"] == name
+
+
+def test_motion_strength_zero_is_the_still(run, picture, tmp_path):
+    assert run("animate", picture, "--prompt", "pan", "--output", tmp_path / "f/", "--motion-strength", 0)[0] == 0
+    frames = read_video(tmp_path / "f").frames
+    assert np.abs(frames.astype(int) - frames[:1]).max() <= 1
+
+
+def test_calibrate_writes_a_fusion_that_animate_takes(run, picture, text_to_video, tmp_path):
+    data, fusion, out = tmp_path / "clips", tmp_path / "fusion", tmp_path / "clip.webp"
+    data.mkdir()
+    for k, frames in enumerate((4, 4, 2)):
+        shade = np.linspace(0, 40 * k + 40, frames, dtype=np.uint8)[:, None, None, None]
+        write_video(data / f"{k}.gif", np.full((frames, 20, 30, 3), 100, np.uint8) + shade)
+    (data / "1.txt").write_text("it gets bright")
+    code, stdout, stderr = run(
+        *("calibrate", "--model", text_to_video, "--data", data, "--output", fusion),
+        *("--num-frames", 4, "--timesteps", 3),
+        with_model=False,
+    )
+    assert code == 0 and stdout == [str(fusion)]
+    assert "leaving out" in stderr[0] and "2.gif" in stderr[0] and "measured 2 clips" in stderr[1]
+    config = json.loads((fusion / "config.json").read_text())
+    assert len(config["sigma"]) == 4 and config["sigma"][0] == 0 < config["sigma"][3]
+    assert config["tau_timesteps"] == [0, 500, 999] and config["tau"][0] < config["tau"][2]
+    argv = ("animate", picture, "--prompt", "pan", "--output", out, "--model", text_to_video, "--fusion", fusion)
+    assert run(*argv, with_model=False)[0] == 0
+    assert read_metadata(out)["fusion"] == str(fusion)
+    assert len(read_video(out).frames) == 4
+
+
+def test_calibrate_refuses_a_model_that_sees_the_image(fails, model, tmp_path):
+    data = tmp_path / "clips"
+    data.mkdir()
+    fails("no clips", argv=("calibrate", "--data", data, "--output", tmp_path / "out"))
+    write_video(data / "a.gif", np.zeros((4, 20, 30, 3), np.uint8))
+    fails("sees the image", argv=("calibrate", "--data", data, "--output", tmp_path / "out"))
+
+
+# ------------------------------------------------------------------------------------------------- how it fails
+
+
+def truncated(path, picture):
+    Image.open(picture).resize((64, 64)).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def huge_header(path, picture):
+    """A PNG whose header says 20,000 x 20,000."""
+    import struct
+    import zlib
+
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\x35\xaf\x06\x1e")
+
+
+BAD_PICTURES = {
+    "truncated.jpg": truncated,
+    "empty.png": lambda path, picture: path.touch(),
+    "text.png": lambda path, picture: path.write_text("hello"),
+    "one_pixel.png": lambda path, picture: Image.new("RGB", (1, 1)).save(path),
+    "huge.png": huge_header,
+    "missing.png": lambda path, picture: None,
+}
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_bad_picture(fails, picture, tmp_path, name):
+    path = tmp_path / name
+    BAD_PICTURES[name](path, picture)
+    fails(name, "; ", argv=("animate", path, "--prompt", "pan", "--output", tmp_path / "out" / "clip.mp4"))
+
+
+CASES = {
+    "prompt of 10,000 words": (["--prompt", "word " * 10_000], ["tokens", "32", "shorten"]),
+    "no prompt": ([], ["--prompt"]),
+    "unknown scheduler": (["--prompt", "pan", "--scheduler", "magic"], ["'magic'", *SCHEDULERS]),
+    "too many frames": (["--prompt", "pan", "--num-frames", "5"], ["num_frames", "5", "4"]),
+    "no frames": (["--prompt", "pan", "--num-frames", "0"], ["--num-frames", "0"]),
+    "no steps": (["--prompt", "pan", "--steps", "0"], ["--steps", "0"]),
+    "width not allowed": (["--prompt", "pan", "--width", "17"], ["width", "17", "multiple of 2"]),
+    "negative strength": (["--prompt", "pan", "--motion-strength=-1"], ["--motion-strength", "-1"]),
+    "fps": (["--prompt", "pan", "--fps", "0"], ["fps"]),
+    "seed": (["--prompt", "pan", "--seed=-1"], ["seed", "-1"]),
+    "count": (["--prompt", "pan", "--count", "0"], ["--count", "0"]),
+    "device": (["--prompt", "pan", "--device", "warp9"], ["warp9", "cpu"]),
+    "fusion": (["--prompt", "pan", "--fusion", "nowhere"], ["nowhere"]),
+    "unknown flag": (["--prompt", "pan", "--bad", "1"], ["--bad"]),
+    "no number": (["--prompt", "pan", "--num-frames", "many"], ["--num-frames", "many"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_setting(fails, picture, tmp_path, case):
+    flags, words = CASES[case]
+    fails(*words, argv=("animate", picture, "--output", tmp_path / "out" / "clip.mp4", *flags))
+
+
+def test_bad_output(fails, picture, tmp_path):
+    argv = ("animate", picture, "--prompt", "pan", "--output")
+    fails("'.xyz'", ".mp4", argv=(*argv, tmp_path / "out" / "clip.xyz"))
+    fails("picture.png", argv=(*argv, picture / "clip.mp4"))
+    (tmp_path / "folder.mp4").mkdir()
+    fails("is a folder", argv=(*argv, tmp_path / "folder.mp4"))
+    fails("must be a folder", argv=("animate", picture.parent, *argv[2:], tmp_path / "out.mp4"))
+
+
+BAD_LISTS = {
+    "no_image.csv": ("picture,prompt\na.png,b\n", "image"),
+    "unquoted.csv": ("image,prompt\na.png,pan, left\n", "quote"),
+    "seed.jsonl": ('{"image": "a.png", "prompt": "b", "seed": "x"}', "'x'"),
+    "column.jsonl": ('{"image": "a.png", "promt": "b"}', "'promt'"),
+    "broken.jsonl": ('{"image": ', "line 1"),
+    "array.jsonl": ("[1]", "line 1"),
+    "empty.jsonl": ("", "no pictures"),
+    "twice.jsonl": ('{"image": "a.png", "prompt": "b"}\n{"image": "a.png", "prompt": "c"}', "both become"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LISTS)
+def test_bad_list(fails, tmp_path, name):
+    text, word = BAD_LISTS[name]
+    (tmp_path / name).write_text(text)
+    fails(word, argv=("animate", tmp_path / name, "--output", tmp_path / "out"))
+
+
+def drop(path):
+    path.unlink()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def scramble(path):
+    path.write_bytes(b"\xff" * 1000)
+
+
+DAMAGE = {
+    "missing weights": ("unet/diffusion_pytorch_model.safetensors", drop, "safetensors"),
+    "truncated weights": ("vae/diffusion_pytorch_model.safetensors", cut, "vae"),
+    "corrupt weights": ("text_encoder/model.safetensors", scramble, "text_encoder"),
+    "missing index": ("model_index.json", drop, "model_index.json"),
+    "corrupt index": ("model_index.json", scramble, "model_index.json"),
+    "corrupt config": ("unet/config.json", scramble, "model"),
+    "missing config": ("fusion/config.json", drop, "model"),
+    "missing tokenizer": ("tokenizer", shutil.rmtree, "tokenizer"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_model(fails, picture, model, tmp_path, case):
+    file, damage, word = DAMAGE[case]
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    damage(broken / file)
+    argv = ("animate", picture, "--prompt", "pan", "--output", tmp_path / "out" / "clip.mp4", "--model", broken)
+    fails(word, argv=argv, with_model=False)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "no/such/folder", "nowhere", "someone/no-such-model"])
+def test_unknown_model(fails, picture, tmp_path, monkeypatch, name):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    argv = ("animate", picture, "--prompt", "pan", "--output", tmp_path / "out" / "clip.mp4", "--model", name)
+    fails(name, argv=argv, with_model=False)
+
+
+def test_nan_latents(fails, picture, model, tmp_path):
+    broken = tmp_path / "nan"
+    shutil.copytree(model, broken)
+    file = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({k: torch.full_like(v, torch.nan) if k == "conv_out.bias" else v for k, v in weights.items()}, file)
+    argv = ("animate", picture, "--prompt", "pan", "--output", tmp_path / "out" / "clip.mp4", "--model", broken)
+    fails("NaN", "step 1", argv=argv, with_model=False)
+
+
+@contextmanager
+def unprivileged():
+    """Become nobody, if we are root: root may write anywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_read_only_folder(run, picture, world):
+    locked = world / "locked"
+    locked.mkdir(mode=0o555, exist_ok=True)
+    for output in (locked / "clip.mp4", locked / "new" / "clip.mp4"):
+        with unprivileged():
+            code, _, stderr = run("animate", picture, "--prompt", "pan", "--output", output)
+        assert code == 2 and len(stderr) == 1
+        assert str(locked) in stderr[0] and "Permission denied; " in stderr[0]
+    assert os.listdir(locked) == []
+
+
+@contextmanager
+def largest_file(size):
+    """No file may grow beyond `size` bytes: writing fails as on a full disk (EFBIG for ENOSPC)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", "/"])
+def test_files_cannot_grow(fails, picture, tmp_path, suffix):
+    with largest_file(200):
+        output = f"{tmp_path / 'out' / 'clip'}{suffix}"
+        fails("cannot write", argv=("animate", picture, "--prompt", "pan", "--output", output))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", "/"])
+def test_full_folder(run, picture, tmp_path, suffix):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        (disk / "filler").write_bytes(b"x" * 12_000)
+        code, _, stderr = run("animate", picture, "--prompt", "pan", "--output", disk / f"clip{suffix}")
+        assert code == 2 and len(stderr) == 1
+        assert "No space left" in stderr[0] and "free some space" in stderr[0]
+        assert os.listdir(disk) == ["filler"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+
+def interrupted_frames(frames, bar):
+    yield frames[0]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method, replacement", [("sample", interrupted), ("shown", interrupted_frames)])
+def test_interrupt_leaves_nothing(run, picture, tmp_path, monkeypatch, method, replacement):
+    out = tmp_path / "out"
+    monkeypatch.setattr(animate_module.Studio, method, staticmethod(replacement))
+    code, stdout, stderr = run("animate", picture, "--prompt", "pan", "--output", out / "clip.mp4")
+    assert (code, stdout, stderr) == (130, [], ["trip: interrupted"])
+    assert os.listdir(out) == []
+
+
+def test_debug_shows_the_traceback(picture, tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        main(["animate", str(tmp_path / "none.png"), "--prompt", "x", "--output", str(tmp_path / "a.mp4"), "--debug"])
+
+
+def test_info_of_a_foreign_file(fails, picture):
+    fails("no record", argv=("info", picture), with_model=False)
+
+
+# --------------------------------------------------------------------------------------------------- as a program
+
+
+def test_version_and_help(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("trip ")
+    for argv in ([], ["--help"], ["animate", "--help"], ["info", "--help"], ["calibrate", "--help"]):
+        assert main(argv) == 0
+        assert "trip" in capsys.readouterr().out
+
+
+def test_help_imports_no_torch_and_errors_reach_the_shell(tmp_path):
+    code = (
+        "import sys\nfrom trip.apps.cli import main\nassert main(['animate', '--help']) == 0\n"
+        "assert not {'torch', 'diffusers', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "trip.apps.cli", "info", str(tmp_path / "none.mp4")], capture_output=True, text=True
+    )
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("trip: error: ") and result.stderr.count("\n") == 1
