@@ -1,0 +1,50 @@
+"""Optimisers of the trainer: AdamW, or Muon for the matrices and AdamW for the rest."""
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+BETAS = (0.9, 0.99)
+
+
+class MatrixMuon(torch.optim.Muon):
+    """`torch.optim.Muon` over weights of any rank: a convolution out x in x k... is the matrix out x (in k...).
+
+    Updates are rescaled to the RMS of Adam's (Liu et al. 2025), so that a learning rate means the same for both.
+    """
+
+    def __init__(self, params: list[nn.Parameter], lr: float, weight_decay: float):
+        self.weights = params
+        self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in params]  # views: steps write through
+        super().__init__(self.matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure=None):
+        """One update from the gradients of the original weights."""
+        for weight, matrix in zip(self.weights, self.matrices, strict=True):
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
+        return super().step(closure)
+
+
+def make_optimizers(
+    groups: list[tuple[nn.Module, float]], kind: str, weight_decay: float
+) -> list[tuple[Optimizer, list[float]]]:
+    """Optimisers with the peak learning rate of each of their parameter groups.
+
+    Args:
+        groups: (module, learning rate), e.g. the backbone and the fusion. kind: "adamw" or "muon".
+    """
+    if kind not in ("adamw", "muon"):
+        raise ValueError(f"optimizer={kind!r} is unknown; choose 'adamw' or 'muon'")
+    rates = [rate for _, rate in groups]
+    if kind == "adamw":
+        named = [{"params": list(module.parameters()), "lr": rate} for module, rate in groups]
+        return [(AdamW(named, betas=BETAS, weight_decay=weight_decay), rates)]
+    matrices = [[p for p in module.parameters() if p.ndim >= 2] for module, _ in groups]
+    others = [
+        {"params": [p for p in module.parameters() if p.ndim < 2], "lr": rate, "weight_decay": 0.0}
+        for module, rate in groups
+    ]
+    muons = [
+        (MatrixMuon(params, rate, weight_decay), [rate]) for params, rate in zip(matrices, rates, strict=True) if params
+    ]
+    return [(AdamW([g for g in others if g["params"]], betas=BETAS), [g["lr"] for g in others if g["params"]]), *muons]
