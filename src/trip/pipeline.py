@@ -75,6 +75,7 @@ class TripPipeline(DiffusionPipeline):
         max_text_length: tokens a prompt is padded to; None for the tokenizer's limit.
         packaged_text_encoder: take text encoder and tokenizer out of the installed package that carries
             all-MiniLM-L6-v2 (`trip.text`) when none are given; they are then not saved with the pipeline.
+        default_guidance_scale: text guidance where a call gives none.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -93,6 +94,7 @@ class TripPipeline(DiffusionPipeline):
         zero_text_padding: bool = False,
         max_text_length: int | None = None,
         packaged_text_encoder: bool = False,
+        default_guidance_scale: float = 7.5,
     ):
         super().__init__()
         self.register_modules(
@@ -107,6 +109,7 @@ class TripPipeline(DiffusionPipeline):
             zero_text_padding=zero_text_padding,
             max_text_length=max_text_length,
             packaged_text_encoder=packaged_text_encoder,
+            default_guidance_scale=default_guidance_scale,
         )
         if packaged_text_encoder and text_encoder is None:  # set after registering None: left out of what is saved
             self.tokenizer, self.text_encoder = load_sentence_encoder()
@@ -383,7 +386,7 @@ class TripPipeline(DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 50,
-        guidance_scale: float | Sequence[float] | Tensor = 7.5,
+        guidance_scale: float | Sequence[float] | Tensor | None = None,
         image_guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
         motion_strength: float = 1.0,
@@ -413,6 +416,7 @@ class TripPipeline(DiffusionPipeline):
                 it and cut centrally. By default the model's own, or the image's if the model records none.
             num_inference_steps: of the scheduler.
             guidance_scale: text guidance; a sequence gives every frame its own. 1 is off, and twice as fast.
+                None is the model's own default.
             image_guidance_scale: how strongly the network's own view of the image counts; 1 is off.
             guidance_rescale: 0 to 1, keeps the contrast under strong guidance (see `trip.sampler`).
             motion_strength: 0 the still, 1 as trained; more exaggerates.
@@ -434,7 +438,8 @@ class TripPipeline(DiffusionPipeline):
             ValueError: arguments that do not fit the model or each other; latents that became NaN.
         """
         # check
-        scale = torch.as_tensor(guidance_scale, dtype=torch.float32)
+        default = self.config["default_guidance_scale"]
+        scale = torch.as_tensor(default if guidance_scale is None else guidance_scale, dtype=torch.float32)
         guidance_scale = scale if scale.ndim else float(scale)
         branches = sampler.guidance_branches(guidance_scale, image_guidance_scale)
         negative = negative_prompt if any(not branch.text for branch in branches) else ()

@@ -36,9 +36,7 @@ def error_of(path: Path, **options) -> str:
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".gif", ".webp", ".jpg", ".jp2", ".ppm", ".tga"])
 def test_formats(tmp_path, suffix):
     path = tmp_path / f"still{suffix}"
-    quadrants().save(
-        path, **{".webp": {"lossless": True}, ".jpg": {"quality": 95, "subsampling": 0}}.get(suffix, {})
-    )
+    quadrants().save(path, **{".webp": {"lossless": True}, ".jpg": {"quality": 95, "subsampling": 0}}.get(suffix, {}))
     image = load_image(path)
     assert image.mode == "RGB" and image.size == (64, 48)
     np.testing.assert_allclose(np.asarray(image).astype(int), np.asarray(quadrants()), atol=40)

@@ -183,8 +183,6 @@ def test_command_splits_back(prompt, image):
 @pytest.mark.parametrize("prompt", [HARD.replace("\x00", ""), "it's\n'$(exit 3)' !! \"", "-x", "~"])
 def test_a_real_shell_reads_the_command_back(prompt):
     command = reproduce_command({"image": "i.jpg", "prompt": prompt}).removeprefix("trip animate i.jpg ")
-    shown = subprocess.run(
-        ["sh", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True, text=True
-    )
+    shown = subprocess.run(["sh", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True, text=True)
     words = shown.stdout.split("\0")[:-1]
     assert words in (["--prompt", prompt], [f"--prompt={prompt}"])

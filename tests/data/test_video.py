@@ -76,9 +76,7 @@ def test_round_trip(tmp_path, name, fps):
         assert left_in(tmp_path / "frames")[:2] == ["frame_0000.png", "frame_0001.png"]
 
 
-@pytest.mark.parametrize(
-    ("name", "levels"), [("c.mp4", 2), ("c.webm", 2), ("c.gif", 0), ("c.webp", 3), ("c/", 0)]
-)
+@pytest.mark.parametrize(("name", "levels"), [("c.mp4", 2), ("c.webm", 2), ("c.gif", 0), ("c.webp", 3), ("c/", 0)])
 def test_flat_colours_come_back(tmp_path, name, levels):
     write_video(f"{tmp_path}/{name}", flat(), 8)
     frames = read_video(tmp_path / name).frames.astype(int)
@@ -140,9 +138,7 @@ def test_same_frames_give_the_same_bytes(tmp_path, name):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         write_video(f"{tmp_path / folder}/{name}", moving(), 8, {"prompt": "x", "seed": 1})
-    files = [
-        [p.read_bytes() for p in sorted((tmp_path / f).rglob("*")) if p.is_file()] for f in ("one", "two")
-    ]
+    files = [[p.read_bytes() for p in sorted((tmp_path / f).rglob("*")) if p.is_file()] for f in ("one", "two")]
     assert files[0] == files[1]
 
 
@@ -337,14 +333,10 @@ def test_bad_arguments_leave_nothing(tmp_path, name, frames, options, message):
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt, ValueError("NaN latents"), OSError("source"), SystemExit]
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("NaN latents"), OSError("source"), SystemExit])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("after", [0, 1, 5])
-def test_interrupts_and_errors_of_the_source_pass_through_and_leave_the_old_clip(
-    tmp_path, name, error, after
-):
+def test_interrupts_and_errors_of_the_source_pass_through_and_leave_the_old_clip(tmp_path, name, error, after):
     def frames():
         yield from moving(after)
         raise error

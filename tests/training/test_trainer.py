@@ -101,9 +101,7 @@ def test_export_loads_and_animates(config: TrainingConfig, tmp_path: Path) -> No
     assert not (tmp_path / "final" / "text_encoder").exists()
     pipeline = TripPipeline.from_pretrained(tmp_path / "final")
     assert pipeline.text_encoder is not None
-    torch.testing.assert_close(
-        pipeline.fusion.table("sigma"), denoiser.fusion.table("sigma"), atol=0, rtol=0
-    )
+    torch.testing.assert_close(pipeline.fusion.table("sigma"), denoiser.fusion.table("sigma"), atol=0, rtol=0)
     image = torch.zeros(1, 3, 8, 8)
     frames = pipeline(image, "the camera pans left", num_inference_steps=2, output_type="pt").frames
     assert frames.shape == (1, 4, 3, 8, 8)

@@ -137,7 +137,7 @@ class Studio:
             "negative_prompt": options.negative_prompt,
             "num_frames": options.num_frames or pipeline.max_num_frames or 16,
             "num_inference_steps": steps if steps is not None else default["num_inference_steps"].default,
-            "guidance_scale": scale if scale is not None else default["guidance_scale"].default,
+            "guidance_scale": scale if scale is not None else pipeline.config["default_guidance_scale"],
             "image_guidance_scale": options.image_guidance_scale,
             "guidance_rescale": options.guidance_rescale,
             "motion_strength": options.motion_strength,
@@ -172,11 +172,6 @@ class Studio:
     def record(self, job: Job, call: dict[str, Any], frames: np.ndarray) -> ClipMetadata:
         """How the clip was made."""
         options, pipeline = self.options, self.pipeline
-        extra: dict[str, Any] = {}
-        if options.guidance_rescale:
-            extra["guidance_rescale"] = options.guidance_rescale
-        if options.fusion is not None:
-            extra["fusion"] = os.fspath(options.fusion)
         return ClipMetadata(
             image=os.fspath(job.image),
             prompt=job.prompt,
@@ -188,6 +183,8 @@ class Studio:
             scheduler=options.scheduler,
             guidance_scale=call["guidance_scale"],
             image_guidance_scale=options.image_guidance_scale,
+            guidance_rescale=options.guidance_rescale or None,
+            fusion=None if options.fusion is None else os.fspath(options.fusion),
             motion_strength=options.motion_strength,
             seed=job.seed,
             fps=options.fps,
@@ -196,7 +193,6 @@ class Studio:
             dtype=str(pipeline.unet.dtype).removeprefix("torch."),
             device=pipeline.device.type,
             trip_version=self.version,
-            extra=extra,
         )
 
     @staticmethod

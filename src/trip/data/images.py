@@ -90,9 +90,7 @@ def load_image(
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(
-                f"{path} is damaged or incomplete ({reason}); copy or export the picture again"
-            ) from None
+            raise ValueError(f"{path} is damaged or incomplete ({reason}); copy or export the picture again") from None
 
 
 class _Refused(ValueError):
@@ -113,9 +111,7 @@ def _check_size(size: Size, min_side: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise _Refused(_too_large(f"{width}x{height} pixels", max_pixels))
     if min(size) < min_side:
-        raise _Refused(
-            f"is {width}x{height} pixels, below the minimum side of {min_side}; use a larger picture"
-        )
+        raise _Refused(f"is {width}x{height} pixels, below the minimum side of {min_side}; use a larger picture")
 
 
 def _too_large(value: str, max_pixels: int) -> str:
@@ -272,9 +268,7 @@ def output_size(
     source = image.size if isinstance(image, Image.Image) else image
     pixels = math.prod(area) if isinstance(area, tuple) else area
     if pixels < multiple**2:
-        raise ValueError(
-            f"area (={pixels}) is below {multiple}x{multiple} pixels; pass the model's frame size"
-        )
+        raise ValueError(f"area (={pixels}) is below {multiple}x{multiple} pixels; pass the model's frame size")
     for name, side in (("width", width), ("height", height)):
         if side is not None and (side < multiple or side % multiple):
             nearest = _nearest(side, multiple)

@@ -45,11 +45,13 @@ _FLAGS = (
     "negative_prompt",
     "output",
     "model",
+    "fusion",
     "num_frames",
     "steps",
     "scheduler",
     "guidance_scale",
     "image_guidance_scale",
+    "guidance_rescale",
     "motion_strength",
     "seed",
     "fps",
@@ -71,11 +73,14 @@ class ClipMetadata:
     """Path of the clip, as given."""
     model: str | None = None
     """Folder or hub id; None is the bundled model."""
+    fusion: str | None = None
+    """Folder of a fusion in place of the model's."""
     num_frames: int | None = None
     steps: int | None = None
     scheduler: str | None = None
     guidance_scale: int | float | None = None
     image_guidance_scale: int | float | None = None
+    guidance_rescale: int | float | None = None
     motion_strength: int | float | None = None
     seed: int | None = None
     fps: int | float | None = None

@@ -57,10 +57,7 @@ ENCODER_THREADS = 2
 AVCOL_SPC_BT709 = 1
 AVCOL_SPC_UNSPECIFIED = 2
 CONVERSION = (
-    Interpolation.LANCZOS
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
+    Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
 
 
@@ -216,9 +213,7 @@ def _checked(frames: np.ndarray | Iterable[np.ndarray], kind: str) -> Iterator[F
         if frame.dtype != np.uint8:
             raise ValueError(f"frames have dtype {frame.dtype}, not uint8 in 0 to 255; scale and round them")
         if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise ValueError(
-                f"a frame has shape {frame.shape}, not (height, width, 3); pass RGB, channels last"
-            )
+            raise ValueError(f"a frame has shape {frame.shape}, not (height, width, 3); pass RGB, channels last")
         height, width = frame.shape[:2]
         size = size or (width, height)
         if (width, height) != size:
@@ -542,9 +537,7 @@ def _read_container(path: Path, max_frames: int | None) -> tuple[list[Frame], fl
 def _rgb(frame: av.VideoFrame) -> Frame:
     untagged = frame.colorspace == AVCOL_SPC_UNSPECIFIED and not frame.format.is_rgb
     guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
-    array = frame.to_ndarray(
-        format="rgb24", interpolation=CONVERSION, src_colorspace=int(guess) if untagged else None
-    )
+    array = frame.to_ndarray(format="rgb24", interpolation=CONVERSION, src_colorspace=int(guess) if untagged else None)
     return np.rot90(array, round(frame.rotation / 90)) if frame.rotation else array
 
 

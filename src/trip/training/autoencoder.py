@@ -219,7 +219,7 @@ def render_pool(
         if rng.random() < 0.7:
             image = jitter_colors(image, rng)
         while objects and rng.random() < 0.35:
-            image = paste_object(image, objects[rng.integers(len(objects))], rng)
+            image = paste_object(image, objects[int(rng.integers(len(objects)))], rng)
         if rng.random() < 0.12:
             image = add_weather(image, rng)
         pool[i] = np.round(255 * np.clip(image, 0, 1))

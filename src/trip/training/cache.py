@@ -12,7 +12,7 @@ import torch
 import tyro
 from diffusers import AutoencoderKL
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from trip.data.captions import OPPOSITE
@@ -29,7 +29,7 @@ def encode_clips(vae: AutoencoderKL, clips: list[Clip]) -> Tensor:
     pixels = torch.from_numpy(np.stack([clip.frames for clip in clips])).float() / 127.5 - 1
     images = rearrange(pixels, "n f h w c -> (n f) c h w").contiguous(memory_format=torch.channels_last)
     with torch.autocast(images.device.type, torch.bfloat16):
-        latents = vae.encode(images).latent_dist.mode() * vae.config["scaling_factor"]
+        latents = vae.encode(images, return_dict=False)[0].mode() * vae.config["scaling_factor"]
     return rearrange(latents.float(), "(n f) c h w -> n f c h w", n=len(clips))
 
 
@@ -72,7 +72,8 @@ def fill_cache(
             "shard_size": shard_size,
         },
     )
-    network = AutoencoderKL.from_pretrained(vae).float().eval().to(memory_format=torch.channels_last)
+    network: AutoencoderKL = AutoencoderKL.from_pretrained(vae)
+    network = nn.Module.to(network.eval(), torch.float32, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     source = SyntheticMotion(photos, size=size, num_frames=num_frames, seed=seed)
     for shard in tqdm(range(worker, -(-clips // shard_size), workers), unit="shard"):
         if shard_paths(output, shard)[0].exists():

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def save_checkpoint(folder: Path, modules: dict[str, nn.Module], optimizers: list[Optimizer], counters: dict) -> None:
+def save_checkpoint(
+    folder: Path, modules: Mapping[str, nn.Module], optimizers: list[Optimizer], counters: dict
+) -> None:
     """Write modules, optimizer moments and counters so that a kill at any moment leaves a usable checkpoint."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -29,7 +32,7 @@ def save_checkpoint(folder: Path, modules: dict[str, nn.Module], optimizers: lis
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, modules: dict[str, nn.Module], optimizers: list[Optimizer]) -> dict | None:
+def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizers: list[Optimizer]) -> dict | None:
     """Restore what `save_checkpoint` wrote; None where there is no checkpoint yet."""
     previous = folder.with_name(f".{folder.name}.previous")
     folder = folder if folder.exists() else previous

@@ -16,9 +16,10 @@ class TrainingConfig:
     cache: str = "runs/latents"  # latent cache that the clips come from
     vae: str = "runs/autoencoder"  # its autoencoder, copied into the final pipeline
     unet: dict[str, Any] = field(default_factory=dict)  # arguments of ResidualUNet3D
-    fusion: dict[str, Any] = field(
-        default_factory=dict
-    )  # arguments of TemporalNoiseFusion; sigma is measured
+    fusion: dict[str, Any] = field(default_factory=dict)  # arguments of TemporalNoiseFusion; sigma is measured
+
+    warm_start_text: bool = False  # see trip.training.text_adapter
+    shares: dict[str, float] = field(default_factory=dict)  # part of a kind's clips to train on, 1 where not named
 
     objective: Objective = "residual"
     min_snr_gamma: float | None = None
@@ -40,6 +41,7 @@ class TrainingConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     seed: int = 0
 
+    guidance_scale: float = 3.0  # default of the exported pipeline
     checkpoint_seconds: float = 240
     log_every: int = 10
 

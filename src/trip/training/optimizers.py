@@ -15,12 +15,13 @@ class MatrixMuon(torch.optim.Muon):
 
     def __init__(self, params: list[nn.Parameter], lr: float, weight_decay: float):
         self.weights = params
-        self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in params]  # views: steps write through
+        self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in params]
         super().__init__(self.matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
     def step(self, closure=None):
         """One update from the gradients of the original weights."""
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
+            matrix.data = weight.data.flatten(1)  # a view, made anew: wrappers may have moved the weight since
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
         return super().step(closure)
 
@@ -41,10 +42,12 @@ def make_optimizers(
         return [(AdamW(named, betas=BETAS, weight_decay=weight_decay), rates)]
     matrices = [[p for p in module.parameters() if p.ndim >= 2] for module, _ in groups]
     others = [
-        {"params": [p for p in module.parameters() if p.ndim < 2], "lr": rate, "weight_decay": 0.0}
+        {"params": vectors, "lr": rate, "weight_decay": 0.0}
         for module, rate in groups
+        if (vectors := [p for p in module.parameters() if p.ndim < 2])
     ]
+    adamw = [(AdamW(others, betas=BETAS), [group["lr"] for group in others])] if others else []
     muons = [
         (MatrixMuon(params, rate, weight_decay), [rate]) for params, rate in zip(matrices, rates, strict=True) if params
     ]
-    return [(AdamW([g for g in others if g["params"]], betas=BETAS), [g["lr"] for g in others if g["params"]]), *muons]
+    return [*adamw, *muons]

@@ -26,12 +26,13 @@ from trip.denoiser import TripDenoiser
 from trip.noise_fusion import TemporalNoiseFusion
 from trip.noise_prior import vp_coefficients
 from trip.pipeline import TripPipeline
-from trip.residual_unet import ResidualUNet3D
+from trip.residual_unet import PooledTextEmbedding, ResidualUNet3D
 from trip.text import encode_text, load_sentence_encoder
 from trip.training.checkpoint import load_checkpoint, save_checkpoint
 from trip.training.config import TrainingConfig
 from trip.training.objective import draw_timesteps, measure_sigma, trip_loss
 from trip.training.optimizers import make_optimizers
+from trip.training.text_adapter import warm_start
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,23 @@ class CaptionedLatents:
     def __init__(self, config: TrainingConfig, clips: LatentClips, accelerator: Accelerator):
         self.config, self.clips = config, clips
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.indices = [i for i in range(len(clips)) if self.keeps(i)]
         self.tokenizer, self.text_encoder = load_sentence_encoder()
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Endless batches from batch number `start`; this process's share of each."""
         size, seed = self.config.batch_size, self.config.seed
-        order = shuffled(len(self.clips), seed, start * size)
+        order = shuffled(len(self.indices), seed, start * size)
         for number, indices in enumerate(batched(order, size), start):
             rng = np.random.default_rng((seed, 1, number))
-            drawn = [self.draw(i, rng) for i in indices][self.rank :: self.world]
+            drawn = [self.draw(self.indices[i], rng) for i in indices][self.rank :: self.world]
             latents, captions = zip(*drawn, strict=True)
             yield Batch(torch.stack(latents).float(), self.encode(list(captions)))
+
+    def keeps(self, index: int) -> bool:
+        """Whether a clip is trained on: `config.shares` keeps a part of the clips of a kind."""
+        share = self.config.shares.get(self.clips.descriptions[index]["kind"], 1.0)
+        return (index * 0.6180339887) % 1.0 < share
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[Tensor, str]:
         """One clip, forwards or backwards, with a caption or none."""
@@ -124,9 +131,7 @@ class Noising:
     keep: Tensor
 
 
-def draw_noising(
-    step: int, shape: torch.Size, scheduler, config: TrainingConfig, rank: int, world: int
-) -> Noising:
+def draw_noising(step: int, shape: torch.Size, scheduler, config: TrainingConfig, rank: int, world: int) -> Noising:
     """This process's share of the global batch's draws, which depend on (seed, step) alone."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     size = config.batch_size
@@ -153,9 +158,7 @@ def training_loop(
     wrapped = accelerator.prepare(denoiser)
     saved = started = time.perf_counter()
     spent = counters["seconds"]
-    for step, batch in zip(
-        range(counters["step"], config.steps), data.batches(counters["step"]), strict=False
-    ):
+    for step, batch in zip(range(counters["step"], config.steps), data.batches(counters["step"]), strict=False):
         set_learning_rates(optimizers, peaks, learning_rate(step, config))
         drawn = draw_noising(step, batch.latents.shape, scheduler, config, data.rank, data.world)
         signal, noise = vp_coefficients(scheduler.alphas_cumprod[drawn.t])
@@ -174,8 +177,8 @@ def training_loop(
             config.balance_clips,
         )
         accelerator.backward(loss.mean())
-        norm = accelerator.clip_grad_norm_(denoiser.parameters(), config.grad_clip)
-        if norm.isfinite():
+        norm = clip_gradients(accelerator, denoiser, config.grad_clip)
+        if math.isfinite(norm):
             for optimizer in optimizers:
                 optimizer.step()
             update_ema(ema, denoiser, step, config.ema_decay)
@@ -189,10 +192,16 @@ def training_loop(
         yield {
             **counters,
             "loss": loss.mean().item(),
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             **split_by_timestep(loss.detach(), drawn.t),
         }
     denoiser.load_state_dict(ema.state_dict())
+
+
+def clip_gradients(accelerator: Accelerator, denoiser: TripDenoiser, limit: float) -> float:
+    """Scale the gradients down to a norm of `limit`; returns the norm before."""
+    norm = accelerator.clip_grad_norm_(denoiser.parameters(), limit)
+    return float("nan") if norm is None else norm.item()
 
 
 def set_learning_rates(optimizers, peaks, factor: float) -> None:
@@ -218,6 +227,7 @@ def export_pipeline(denoiser: TripDenoiser, config: TrainingConfig, folder: Path
         zero_text_padding=True,
         max_text_length=32,
         packaged_text_encoder=True,
+        default_guidance_scale=config.guidance_scale,
     )
     pipeline.to(torch.float16).save_pretrained(folder)
 
@@ -234,6 +244,10 @@ def train(config: Path, output_dir: Path) -> None:
     clips = LatentClips(settings.cache)
     denoiser = build_denoiser(settings, clips)
     data = CaptionedLatents(settings, clips, accelerator)
+    if settings.warm_start_text and not (output_dir / "checkpoint").exists():
+        embedding = denoiser.backbone.text_embed
+        assert isinstance(embedding, PooledTextEmbedding), "warm_start_text needs unet.pooled_text_embedding"
+        warm_start(embedding, data.encode, settings.seed)
     records = training_loop(denoiser, data, settings, output_dir, accelerator)
     if accelerator.is_main_process:
         settings.save(output_dir / "config.json")
@@ -252,9 +266,7 @@ def report(record: dict, config: TrainingConfig, log: TextIO) -> None:
     if record["step"] % config.log_every == 0:
         log.flush()
         rate = config.batch_size * record["step"] / record["seconds"]
-        print(
-            f"step {record['step']}/{config.steps} loss {record['loss']:.4f} {rate:.1f} clips/s", flush=True
-        )
+        print(f"step {record['step']}/{config.steps} loss {record['loss']:.4f} {rate:.1f} clips/s", flush=True)
 
 
 if __name__ == "__main__":
