@@ -160,6 +160,7 @@ def training_loop(
     spent = counters["seconds"]
     for step, batch in zip(range(counters["step"], config.steps), data.batches(counters["step"]), strict=False):
         set_learning_rates(optimizers, peaks, learning_rate(step, config))
+        torch.manual_seed((config.seed * 1_000_003 + step) * data.world + data.rank)  # dropout, also after a resume
         drawn = draw_noising(step, batch.latents.shape, scheduler, config, data.rank, data.world)
         signal, noise = vp_coefficients(scheduler.alphas_cumprod[drawn.t])
         loss = trip_loss(
