@@ -73,6 +73,10 @@ _TRAIN = {
         "camera [pan left|move left|to the left]",
         f"the view ~[pans|moves|turns] {_LEFT}",
         "the camera ~[travels|looks|goes] [left|to the left]",
+        f"{_CAMERA} ~[trucks|tracks|dollies|swings|veers|edges|wanders] {_LEFT}",
+        "the [view|frame|window] ~[travels|swings|creeps|wanders] [left|to the left|leftwards]",
+        "[turn|point|aim|swing] the camera ~[left|to the left]",
+        "[show|reveal] what is [|further ]to the left",
     ),
     "tilt_up": (
         f"{_CAMERA} ~[tilts|moves|pans|is tilting|looks] {_UP}",
@@ -81,6 +85,9 @@ _TRAIN = {
         "camera [tilt up|move up|pan up]",
         f"the view ~[tilts|moves|turns] {_UP}",
         "the camera ~[rises|goes up|looks up|travels up]",
+        f"{_CAMERA} ~[cranes|swings|wanders|edges|creeps|aims|points] {_UP}",
+        "the [view|frame|window] ~[travels|swings|creeps|wanders] [up|upwards|upward]",
+        "[turn|point|aim|swing] the camera ~[up|upwards|upward]",
     ),
     "zoom_in": (
         f"{_CAMERA} ~[zooms in|is zooming in|moves in|moves closer|pushes in|moves forward|gets nearer]",
@@ -89,6 +96,10 @@ _TRAIN = {
         "camera [zoom in|push in|move forward]",
         "the view ~[zooms in|moves in|moves closer|gets closer|narrows]",
         "the camera ~[goes forward|goes closer|comes closer|zooms into the picture]",
+        f"{_CAMERA} ~[dollies in|tracks in|creeps in|travels forward|edges closer|presses forward|flies forward]",
+        "[bring|take|push] the camera ~[closer|nearer|in]",
+        "~[magnify|enlarge] [the picture|the middle of the picture|the centre]",
+        "everything ~[gets bigger|grows larger|comes toward us]",
     ),
     "zoom_out": (
         f"{_CAMERA} ~[zooms out|is zooming out|moves out|moves back|pulls back|moves backward]",
@@ -98,6 +109,10 @@ _TRAIN = {
         "camera [zoom out|pull back|move backward]",
         "the view ~[zooms out|moves out|moves back|gets wider|widens]",
         "the camera ~[goes back|goes backward|goes away|zooms out of the picture]",
+        f"{_CAMERA} ~[dollies out|tracks out|creeps out|travels backward|edges away|withdraws|flies backward]",
+        "[bring|take|pull] the camera ~[away|back|out]",
+        "~[shrink|reduce] [the picture|the middle of the picture|the centre]",
+        "everything ~[gets smaller|becomes smaller|goes away from us]",
     ),
     "rotate_clockwise": (
         f"{_PICTURE} ~[rotates|turns|is rotating|spins] {_TURN}",
@@ -105,6 +120,8 @@ _TRAIN = {
         "[|the picture |the image |everything ]~[rotating|turning] clockwise",
         "[|a ]^[clockwise rotation|clockwise turn|rotation clockwise] [|of the picture|of the image]",
         "everything ~[rotates|turns|spins] clockwise",
+        f"{_PICTURE} ~[wheels|swings|whirls|goes round|tips] {_TURN}",
+        "[rotate|turn|spin] [it|everything|the whole picture] ~clockwise",
     ),
     "move_left": (
         f"{_NAME} ~[moves|goes|travels|is moving|flies|runs|slides] {_LEFT}",
@@ -112,6 +129,8 @@ _TRAIN = {
         "[move|push|bring] the {name} ~[left|to the left]",
         "have the {name} ~[move|go|slide] [left|to the left]",
         "the {name} ~[moves|goes] [left|to the left] across the picture",
+        f"{_NAME} ~[wanders|walks|drives|swims|hurries|rolls|crawls|rushes|swings|creeps] {_LEFT}",
+        "[send|take|pull|slide|carry] the {name} ~[left|to the left]",
     ),
     "move_up": (
         f"{_NAME} ~[moves|goes|travels|is moving|flies|floats|slides] {_UP}",
@@ -119,6 +138,8 @@ _TRAIN = {
         "[move|lift|bring] the {name} ~[up|upwards]",
         "have the {name} ~[move|go|rise] [up|upwards]",
         "the {name} ~rises [|up|into the air]",
+        f"{_NAME} ~[climbs|soars|flies|swims|hovers|jumps|creeps] {_UP}",
+        "[send|raise|take|pull|slide|carry] the {name} ~[up|upwards]",
     ),
     "move_down": (
         f"{_NAME} ~[moves|goes|travels|is moving|flies|floats|slides] [down|downwards|downward|toward the bottom]",
@@ -126,6 +147,8 @@ _TRAIN = {
         "[move|lower|bring] the {name} ~[down|downwards]",
         "have the {name} ~[move|go|sink] [down|downwards]",
         "the {name} ~[sinks|falls|drops] [|down|to the ground]",
+        f"{_NAME} ~[climbs|dives|flies|swims|tumbles|descends|creeps] [down|downwards|downward|toward the bottom]",
+        "[send|drop|take|pull|slide|carry] the {name} ~[down|downwards]",
     ),
     "spin_clockwise": (
         f"{_NAME} ~[spins|rotates|turns|is spinning] {_TURN}",
