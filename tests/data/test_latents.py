@@ -1,15 +1,17 @@
 """Latent cache: complete shards only, exact order on resume, and no mixing of two caches."""
 
 import itertools
+import json
 import multiprocessing
 import os
+import pickle
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from trip.data import latents as module
-from trip.data.latents import LatentClips, batched, open_cache, shard_paths, shuffled, write_shard
+from trip.data.latents import LatentClips, batched, open_cache, shard_paths, shuffled, write_empty_text, write_shard
 
 
 def shard(index, clips=3):
@@ -88,6 +90,104 @@ def test_a_shard_needs_one_description_a_clip(tmp_path):
 
 def test_an_empty_cache_is_named(tmp_path):
     with pytest.raises(ValueError, match="holds no latent shards; make them with"):
+        LatentClips(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_clips_are_read_by_several_processes(tmp_path):
+    for index in range(3):
+        write_shard(tmp_path, index, *shard(index))
+    clips = LatentClips(tmp_path)
+    assert clips[4][0].any()  # a shard is mapped in this process
+    expected = torch.stack([clips[i][0] for i in range(9)])
+    sent = pickle.dumps(clips)
+    assert len(sent) < 4000
+    assert torch.equal(torch.stack([latents for latents, _ in pickle.loads(sent)]), expected)
+    found = torch.cat([batch for batch, _ in DataLoader(clips, batch_size=3, num_workers=2)])
+    assert torch.equal(found, expected)
+
+
+def test_items_are_copies_of_one_clip(tmp_path):
+    """A view would carry its whole shard along when it is sent to another process, and write to the mapping."""
+    write_shard(tmp_path, 0, *shard(0))
+    clips = LatentClips(tmp_path)
+    before, _ = clips[1]
+    clips[1][0].zero_()
+    assert torch.equal(clips[1][0], before)
+    assert before.untyped_storage().nbytes() == before.numel() * 2
+
+
+def test_only_what_is_asked_for_is_read(tmp_path):
+    """Resident memory grows by far less than the cache when few clips of many shards are read."""
+    for index in range(4):
+        write_shard(tmp_path, index, torch.ones(16, 4, 8, 128, 128), [{}] * 16)
+    clips = LatentClips(tmp_path)
+    with open("/proc/self/statm") as statm:
+        before = int(statm.read().split()[1])
+        for index in range(0, len(clips), 16):
+            assert clips[index][0].isfinite().all()
+        statm.seek(0)
+        grown = (int(statm.read().split()[1]) - before) * os.sysconf("SC_PAGE_SIZE")
+    whole = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert whole > 60e6 and grown < 0.25 * whole
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_text_and_dtype_come_back(tmp_path, dtype):
+    latents, about = shard(0)
+    text = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(7))
+    write_shard(tmp_path, 0, latents, about, text=text, dtype=dtype)
+    write_empty_text(tmp_path, text[0] + 1, dtype)
+    open_cache(tmp_path, {"seed": 3})
+    clips = LatentClips(tmp_path)
+    assert clips.manifest == {"seed": 3} and clips.latent_shape == (2, 4, 3, 5) == tuple(clips[0][0].shape)
+    for index in range(3):
+        assert torch.equal(clips[index][0], latents[index].to(dtype).movedim(0, 1))
+        assert torch.equal(clips.text(index), text[index].to(dtype))
+    assert torch.equal(clips.empty_text, (text[0] + 1).to(dtype))
+
+
+def test_a_cache_of_the_first_format_opens(tmp_path):
+    """Without text, keys, dtype and hash of the config."""
+    old = {"vae_sha256": "88ee", "size": 64, "num_frames": 16, "seed": 0, "shard_size": 512}
+    (tmp_path / "cache.json").write_text(json.dumps(old, indent=2) + "\n")
+    write_shard(tmp_path, 0, *shard(0))
+    clips = LatentClips(tmp_path)
+    assert clips.manifest == old and clips.text(2) is None and clips.empty_text is None
+    assert clips.descriptions[2]["number"] == 2 and len(clips.descriptions) == len(clips) == 3
+
+
+def test_a_shard_of_faults_alone_is_passed_over(tmp_path):
+    write_shard(tmp_path, 0, *shard(0))
+    write_shard(tmp_path, 1, torch.empty(0, 0, 0, 0, 0), [])
+    write_shard(tmp_path, 2, *shard(2))
+    clips = LatentClips(tmp_path)
+    assert [clips[i][1]["number"] for i in range(len(clips))] == [0, 1, 2, 20, 21, 22]
+    assert torch.equal(clips[3][0], shard(2)[0][0].half().movedim(0, 1))
+
+
+def test_overflow_names_the_clip_and_the_dtypes_that_hold_it(tmp_path):
+    latents, about = shard(0)
+    latents[1, 2, 0, 0, 0] = 70_000
+    about[1]["key"] = "dog.mp4"
+    with pytest.raises(
+        ValueError, match=r"clip 'dog.mp4' reach 7e\+04, more than float16 holds; .* float32 or bfloat16"
+    ):
+        write_shard(tmp_path, 0, latents, about)
+    assert not list(tmp_path.iterdir())
+    write_shard(tmp_path, 0, latents, about, dtype=torch.bfloat16)
+    latents[2] = float("nan")
+    with pytest.raises(ValueError, match="clip '2' come out of the encoder as NaN"):
+        write_shard(tmp_path, 1, latents[2:], [{"key": "2"}], dtype=torch.float32)
+
+
+def test_shards_that_do_not_fit_are_named(tmp_path):
+    write_shard(tmp_path, 0, *shard(0))
+    write_shard(tmp_path, 1, torch.zeros(1, 4, 2, 3, 6), [{}])
+    with pytest.raises(ValueError, match="mixes latents c f h w"):
+        LatentClips(tmp_path)
+    shard_paths(tmp_path, 1)[1].write_text("{}\n{}\n")
+    with pytest.raises(ValueError, match=r"clips-00001\.safetensors holds 1 clips with 2 descriptions"):
         LatentClips(tmp_path)
 
 

@@ -593,7 +593,8 @@ class SyntheticMotion:
     """An endless, seeded set of synthetic clips: item i depends on (seed, split, i) alone.
 
     Args:
-        photos_dir: folder prepared by `trip.data.photographs`.
+        photos: folder prepared by `trip.data.photographs`, or pictures at hand, such as
+            `trip.data.procedural.procedural_bank` draws.
         size: width and height in pixels.
         num_frames: length of the clips.
         seed: non-negative seed of the set.
@@ -603,14 +604,14 @@ class SyntheticMotion:
 
     def __init__(
         self,
-        photos_dir: str | Path,
+        photos: str | Path | SceneBank,
         size: int = 64,
         num_frames: int = 16,
         seed: int = 0,
         split: str = "train",
         length: int = 1_000_000,
     ) -> None:
-        self.bank = SceneBank.load(photos_dir, split, size)
+        self.bank = photos if isinstance(photos, SceneBank) else SceneBank.load(photos, split, size)
         self.size, self.num_frames, self.seed, self.split, self.length = size, num_frames, seed, split, length
 
     def __len__(self) -> int:

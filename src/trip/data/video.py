@@ -520,7 +520,7 @@ def _read_container(path: Path, max_frames: int | None) -> tuple[list[Frame], fl
             packets += packet.size > 0
             if packet.is_corrupt:
                 raise _Unreadable(f"{path} is damaged after {len(frames)} frames; make or copy it again")
-            frames += [_rgb(frame) for frame in packet.decode()]
+            frames += [frame_to_rgb(frame) for frame in packet.decode()]
             if max_frames is not None and len(frames) >= max_frames:
                 return frames[:max_frames], fps
         announced = stream.frames
@@ -534,7 +534,8 @@ def _read_container(path: Path, max_frames: int | None) -> tuple[list[Frame], fl
     return frames, fps
 
 
-def _rgb(frame: av.VideoFrame) -> Frame:
+def frame_to_rgb(frame: av.VideoFrame) -> Frame:
+    """A decoded frame as upright 8 bit sRGB, H W 3, by the conventions of this module."""
     untagged = frame.colorspace == AVCOL_SPC_UNSPECIFIED and not frame.format.is_rgb
     guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
     array = frame.to_ndarray(format="rgb24", interpolation=CONVERSION, src_colorspace=int(guess) if untagged else None)

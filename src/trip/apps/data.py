@@ -1,0 +1,127 @@
+"""`trip data`: check a data set, pack it into shards, or make one."""
+
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from trip.apps.data_options import DataCheck, DataShard, DataSynth, Reading
+from trip.apps.errors import say
+from trip.data.check import check_examples
+from trip.data.datasets import read_examples, write_manifest
+from trip.data.decoding import Decoding
+from trip.data.examples import Example
+from trip.data.procedural import procedural_bank
+from trip.data.shards import write_shards
+from trip.data.synthetic import SyntheticMotion
+from trip.data.video import write_video
+
+EXIT_FAULTY = 1
+
+
+def data(options: DataCheck | DataShard | DataSynth) -> int:
+    """Run one of the commands; returns the exit code."""
+    match options:
+        case DataCheck():
+            return check(options)
+        case DataShard():
+            return shard(options)
+        case DataSynth():
+            return synth(options)
+
+
+def check(options: DataCheck) -> int:
+    """Print what the clips are like and which are faulty.
+
+    Returns:
+        0, or 1 where clips are faulty and `strict` is set.
+
+    Raises:
+        ValueError: no readable data set, settings out of range, or no good clip at all.
+    """
+    decoding = Decoding(
+        num_frames=options.num_frames,
+        fps=options.fps or None,
+        size=(options.height, options.width),
+        timeout=options.timeout,
+        max_pixels=options.max_pixels,
+    )
+    check_output(options)
+    examples = read(options)
+    with tqdm(total=len(examples), desc="checking", unit="clip", disable=options.quiet or None, leave=False) as bar:
+        report = check_examples(examples, decoding, workers=options.workers, on_result=bar.update)
+    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if options.json else report)
+    if not report.good:
+        raise ValueError(f"{options.source} has no clip that can be used; the faults are listed above")
+    if options.output is not None:
+        report.write_manifest(options.output)
+        say(f"wrote {len(report.good)} good clips to {options.output}")
+    return EXIT_FAULTY if options.strict and report.faults else 0
+
+
+def check_output(options: DataCheck) -> None:
+    """The list of the good clips must not replace the list that is read."""
+    output, source = options.output, Path(options.source)
+    if output is None:
+        return
+    if output.suffix.lower() != ".jsonl":
+        raise ValueError(f"--output (={output}) must end in .jsonl")
+    if output.exists() and output.resolve() in (source.resolve(), (source / "metadata.jsonl").resolve()):
+        raise ValueError(f"--output (={output}) is the list being checked; choose another name")
+
+
+def shard(options: DataShard) -> int:
+    """Write the shards and print their paths."""
+    examples = read(options)
+    paths = write_shards(examples, options.output, clips_per_shard=options.clips_per_shard)
+    total = -(-len(examples) // max(options.clips_per_shard, 1))
+    for path in tqdm(paths, total=total, desc="packing", unit="shard", disable=options.quiet or None, leave=False):
+        print(path)
+    return 0
+
+
+def read(options: Reading) -> list[Example]:
+    """The examples that the options name."""
+    return read_examples(
+        options.source,
+        layout=options.layout,
+        video_column=options.video_column,
+        caption_column=options.caption_column,
+        captions=options.captions,
+        split=options.split,
+    )
+
+
+def synth(options: DataSynth) -> int:
+    """Write synthetic clips, then their list: a folder with a list is complete.
+
+    Raises:
+        ValueError: a folder that holds a data set, or settings out of range.
+    """
+    check_synth(options)
+    pictures = options.photos or procedural_bank(options.seed, options.size)
+    source = SyntheticMotion(pictures, options.size, options.num_frames, options.seed)
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in tqdm(range(options.count), desc="making", unit="clip", disable=options.quiet or None, leave=False):
+        clip, path = source[index], options.output / f"clip-{index:06d}.mp4"
+        write_video(path, clip.frames, options.fps)
+        about = {"kind": clip.kind, "frames": len(clip.frames), "fps": options.fps, **clip.params}
+        rows.append((Example(key=path.name, video=path, caption=clip.caption), about))
+    write_manifest(options.output / "metadata.jsonl", rows)
+    print(options.output)
+    return 0
+
+
+def check_synth(options: DataSynth) -> None:
+    """Sizes that a clip can have, and a folder without a data set."""
+    if options.count < 1:
+        raise ValueError(f"--count (={options.count}) must be at least 1")
+    if options.seed < 0:
+        raise ValueError(f"--seed (={options.seed}) must not be negative")
+    if options.num_frames < 2:
+        raise ValueError(f"--num-frames (={options.num_frames}) must be at least 2; motion needs two frames")
+    if options.size < 16 or options.size % 2:
+        raise ValueError(f"--size (={options.size}) must be even and at least 16")
+    if (options.output / "metadata.jsonl").exists():
+        raise ValueError(f"{options.output} holds a data set; choose a new folder")

@@ -1,0 +1,206 @@
+"""WebDataset shards: bytes in, the same bytes out; read at random, streamed, resumed."""
+
+import io
+import json
+import subprocess
+import tarfile
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trip.data import shards as module
+from trip.data.datasets import read_examples, stream_examples
+from trip.data.examples import Example, TarMember, read_bytes
+from trip.data.shards import expand_braces, index_shards, is_shards, shard_key, write_shards
+
+
+def some(folder, count=7):
+    """Examples whose clips are files of different made-up bytes: shards do not look into them."""
+    examples = []
+    for i in range(count):
+        path = folder / f"clip-{i}.MP4"
+        path.write_bytes(bytes([i]) * (1000 * i + 1))
+        examples.append(Example(key=f"sub/clip.{i}.MP4", video=path, caption=f"caption {i} é\n" if i else ""))
+    return examples
+
+
+def tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_round_trip(tmp_path):
+    examples = some(tmp_path)
+    paths = list(write_shards(examples[::-1], tmp_path / "out", clips_per_shard=3))
+    assert [path.name for path in paths] == ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
+    with tarfile.open(paths[0]) as archive:
+        assert archive.getnames()[:3] == ["sub/clip_0.mp4", "sub/clip_0.json", "sub/clip_0.txt"]
+        assert {(m.mtime, m.uid, m.uname) for m in archive} == {(0, 0, "")}
+        record = archive.extractfile("sub/clip_1.json")
+        assert record is not None
+        assert json.load(record) == {"caption": "caption 1 é\n", "key": "sub/clip.1.MP4"}
+    found = read_examples(tmp_path / "out")
+    assert [e.key for e in found] == [f"sub/clip_{i}" for i in range(7)]
+    assert [e.caption for e in found] == [e.caption.strip() for e in examples]
+    for index in (6, 0, 3):  # in any order
+        assert read_bytes(found[index].video) == read_bytes(examples[index].video)
+
+
+def test_same_examples_same_bytes(tmp_path):
+    examples = some(tmp_path)
+    first, second = (
+        [path.read_bytes() for path in write_shards(order, tmp_path / name, clips_per_shard=4)]
+        for name, order in (("a", examples), ("b", examples[::-1]))
+    )
+    assert first == second
+
+
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    examples = some(tmp_path)
+    expected = [path.read_bytes() for path in write_shards(examples, tmp_path / "whole", clips_per_shard=3)]
+    add, calls = module._add_example, []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        add(*arguments)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(module, "_add_example", stop)
+    with pytest.raises(KeyboardInterrupt):
+        list(write_shards(examples, out, clips_per_shard=3))
+    assert sorted(path.name for path in out.iterdir()) == ["shard-000000.tar", "shards.json"]
+    assert [path.read_bytes() for path in write_shards(examples, out, clips_per_shard=3)] == expected
+    assert len(calls) == 5 + 4  # the first shard was not written again
+
+
+def test_shards_of_something_else_are_not_mixed(tmp_path):
+    examples = some(tmp_path)
+    list(write_shards(examples, tmp_path / "out"))
+    with pytest.raises(ValueError, match="choose another folder"):
+        list(write_shards(examples[:-1], tmp_path / "out"))
+    with pytest.raises(ValueError, match="clips_per_shard"):
+        list(write_shards(examples, tmp_path / "out", clips_per_shard=5))
+
+
+def test_what_cannot_be_written(tmp_path):
+    clip = some(tmp_path, 1)[0].video
+    clash = [Example(key=key, video=clip, caption="") for key in ("a.b.mp4", "a_b.mp4")]
+    gone = [Example(key="k", video=tmp_path / "gone.mp4", caption="")]
+    for examples, words in ((clash, "both become 'a_b'"), (gone, "cannot be read"), ([], "no examples")):
+        with pytest.raises(ValueError, match=words):
+            list(write_shards(examples, tmp_path / words[:4]))
+    with pytest.raises(ValueError, match="at least 1"):
+        list(write_shards(clash, tmp_path / "x", clips_per_shard=0))
+
+
+@given(st.text(max_size=40))
+def test_shard_keys_survive_webdataset(key):
+    name = shard_key(key)
+    assert name and "." not in name and not name.startswith("/") and "//" not in name
+    assert module._split(f"{name}.mp4") == (name, "mp4")
+    assert shard_key(name) == name
+
+
+def test_video2dataset_layout(tmp_path):
+    """Captions in JSON, other members, hidden files and groups without a clip."""
+    record = json.dumps({"caption": "from json", "url": "x"}).encode()
+    members = [("000.mp4", b"a"), ("000.json", record), ("001.json", record), ("002.webm", b"b"), ("002.txt", b" t \n")]
+    found = index_shards([str(tar(tmp_path / "x.tar", [*members, ("._002.mp4", b"?"), ("002.m4a", b"?")]))])
+    assert [(e.key, e.caption, read_bytes(e.video)) for e in found] == [("000", "from json", b"a"), ("002", "t", b"b")]
+
+
+def test_random_access_reads_only_the_member(tmp_path):
+    path = next(iter(write_shards(some(tmp_path), tmp_path / "out")))
+    member = index_shards([str(path)])[5].video
+    assert isinstance(member, TarMember)
+    content = bytearray(path.read_bytes())
+    content[: member.offset] = bytes(member.offset)  # everything before it is gone
+    path.write_bytes(content)
+    assert read_bytes(member) == bytes([5]) * 5001
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("a-{08..11}.tar", ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]),
+        ("{x,y}/{0..1}.tar", ["x/0.tar", "x/1.tar", "y/0.tar", "y/1.tar"]),
+        ("pipe:cat {a,b}.tar", ["pipe:cat {a,b}.tar"]),
+        ("{3..1}.tar", []),
+    ],
+)
+def test_braces(pattern, names):
+    assert expand_braces(pattern) == names
+
+
+def test_endless_braces(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PATTERN", 1000)
+    with pytest.raises(ValueError, match="more than"):
+        expand_braces("{0..99999999}{0..9}.tar")
+
+
+def test_what_names_shards():
+    assert all(map(is_shards, ("a.tar", "x/a-{0..3}.tar", "s3://b/a.tar", "pipe:cat a", "a.tar.gz", "{a,b}.tar")))
+    assert not any(map(is_shards, ("a.csv", "folder", "tar", "a.tar.json")))
+
+
+def test_patterns_and_urls(tmp_path):
+    paths = list(write_shards(some(tmp_path), tmp_path / "out", clips_per_shard=4))
+    assert len(read_examples(tmp_path / "out" / "shard-{000000..000001}.tar")) == 7
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/trip-test/a.tar", paths[1].read_bytes())
+    found = read_examples("memory://trip-test/a.tar")
+    assert [e.key for e in found] == ["sub/clip_4", "sub/clip_5", "sub/clip_6"]
+    assert read_bytes(found[2].video) == bytes([6]) * 6001
+    memory.rm("/trip-test", recursive=True)
+
+
+def test_streams(tmp_path):
+    """A command, a compressed tar and plain tars give the same examples, with their bytes."""
+    examples = some(tmp_path)
+    plain = next(iter(write_shards(examples, tmp_path / "out")))
+    packed = tmp_path / "x.tar.gz"
+    packed.write_bytes(subprocess.run(["gzip", "-c", plain], capture_output=True, check=True).stdout)
+    expected = [(f"sub/clip_{i}", read_bytes(e.video), e.caption.strip()) for i, e in enumerate(examples)]
+    for source in (f"pipe:cat '{plain}'", packed, plain, tmp_path / "out"):
+        assert [(e.key, e.video, e.caption) for e in stream_examples(source)] == expected
+    for source in (f"pipe:cat '{plain}'", packed):
+        with pytest.raises(ValueError, match=r"only be streamed|only plain \.tar"):
+            read_examples(source)
+    assert next(stream_examples(f"pipe:cat '{plain}'; sleep 60")).key == "sub/clip_0"  # left early: it is ended
+
+
+def test_streams_that_fail(tmp_path):
+    plain = next(iter(write_shards(some(tmp_path), tmp_path / "out")))
+    with pytest.raises(ValueError, match="failed with exit code 3"):
+        list(stream_examples(f"pipe:cat '{plain}'; exit 3"))
+    with pytest.raises(ValueError, match="no complete tar"):
+        list(stream_examples(f"pipe:head -c 12000 '{plain}'"))
+
+
+def test_tars_that_cannot_be_read(tmp_path):
+    plain = next(iter(write_shards(some(tmp_path), tmp_path / "out")))
+    (tmp_path / "cut.tar").write_bytes(plain.read_bytes()[:20000])
+    (tmp_path / "text.tar").write_text("this is no tar")
+    tar(tmp_path / "none.tar", [("a.txt", b"x")])
+    tar(tmp_path / "twice.tar", [("a.mp4", b"x"), ("a.webm", b"x")])
+    tar(tmp_path / "json.tar", [("a.mp4", b"x"), ("a.json", b"{")])
+    cases = {
+        "cut": "no complete tar", "text": "no complete tar", "none": "no clips", "gone": "cannot be opened",
+        "twice": "two clips with the key 'a'", "json": "not JSON",
+    }  # fmt: skip
+    for name, words in cases.items():
+        with pytest.raises(ValueError, match=words):
+            read_examples(tmp_path / f"{name}.tar")
+    with pytest.raises(ValueError, match="cannot be opened"):
+        read_examples("nosuch://a/b.tar")
+    with pytest.raises(ValueError, match="key 'sub/clip_0' twice"):
+        index_shards([str(plain), str(plain)])
