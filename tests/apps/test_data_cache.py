@@ -1,0 +1,80 @@
+"""`trip data cache`: a data set and a model in, latents and text out; refusals in one line."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from torch.testing import assert_close
+from tyro.conf import FlagCreatePairsOff
+
+from trip.apps.cache import cache
+from trip.apps.cache_options import DataCache
+from trip.apps.data import data
+from trip.apps.data_options import DataSynth
+from trip.data.datasets import read_examples
+from trip.data.latents import LatentClips
+from trip.pipeline import TripPipeline
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Four clips, one of them empty."""
+    folder = tmp_path_factory.mktemp("synth") / "clips"
+    data(DataSynth(output=folder, count=4, size=32, num_frames=8, quiet=True))
+    (folder / "clip-000002.mp4").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def options(clips, model, tmp_path) -> DataCache:
+    sizes = {"num_frames": 4, "size": 32, "shard_size": 2, "workers": 0}
+    return DataCache(
+        source=str(clips), model=str(model), output=tmp_path / "latents", quiet=True, device="cpu", **sizes
+    )
+
+
+def test_a_data_set_is_cached_for_training(options, clips, model, capsys):
+    assert cache(options) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(options.output)
+    assert printed.err.strip() == "trip: 3 clips, 3 of them new; left out: 1 empty"
+    found = LatentClips(options.output)
+    assert found.latent_shape == (4, 4, 16, 16)
+    captions = {example.key: example.caption for example in read_examples(clips)}
+    assert {about["key"]: about["caption"] for about in found.descriptions} == {
+        key: caption for key, caption in captions.items() if key != "clip-000002.mp4"
+    }
+    pipeline = TripPipeline.from_pretrained(model)
+    prompts = [about["caption"] for about in found.descriptions]
+    features, empty = pipeline.encode_prompt(prompts, [""])
+    assert_close(torch.stack([found.text(i) for i in range(3)]).float(), features, atol=2e-3, rtol=2e-3)
+    assert_close(found.empty_text.float(), empty[0], atol=2e-3, rtol=2e-3)
+    fault = json.loads((options.output / "faults.jsonl").read_text())
+    assert fault["key"] == "clip-000002.mp4" and fault["reason"] == "empty"
+
+
+def test_a_second_run_encodes_nothing_and_another_size_is_refused(options, capsys):
+    cache(dataclasses.replace(options, text=False))
+    cache(dataclasses.replace(options, text=False))
+    assert "3 clips, 0 of them new; left out: 1 empty" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"size: \[32, 32\] there, \[16, 16\] wanted"):
+        cache(dataclasses.replace(options, text=False, size=16))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "shard_size", "variants"])
+def test_counts_must_be_positive(options, name):
+    with pytest.raises(ValueError, match=r"\(=0\) must be at least 1"):
+        cache(dataclasses.replace(options, **{name: 0}))
+
+
+def test_flags():
+    flags = "--data clips --model m --output o --num-frames 8 --size 64 --fps 4 --variants 3 --workers 2 --batch-size 4"
+    more = "--dtype float32 --seed 5 --no-text --caption-column text"
+    found = tyro.cli(DataCache, args=f"{flags} {more}".split(), config=(FlagCreatePairsOff,))
+    assert found == DataCache(
+        source="clips", model="m", output=Path("o"), num_frames=8, size=64, fps=4.0, variants=3, workers=2,
+        batch_size=4, dtype="float32", seed=5, text=False, caption_column="text",
+    )  # fmt: skip
