@@ -1,0 +1,134 @@
+"""What all feature networks share: how clips go in and features come out, TensorFlow's padding, strict loading."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+NORM_EPS = 1e-3
+"""Of every batch normalisation in networks that come from TensorFlow."""
+
+
+@runtime_checkable
+class FeatureNetwork(Protocol):
+    """uint8 clips "b f H W 3" -> float32 features on the CPU: "b d" of clips, "b f d" of frames.
+
+    Attributes:
+        name: goes into every output that these features are part of. size: side of the square that the network sees.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def __call__(self, clips: UInt8[Tensor, "b f H W 3"]) -> Float[Tensor, "b *f d"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFeatures:
+    """Features of every frame, `chunk` frames at a time, so that memory does not grow with the number of clips.
+
+    Attributes:
+        name, size: see `FeatureNetwork`. network: prepared frames -> "n d". prepare: "n H W 3" -> "n 3 S S".
+        chunk: frames at once. device: of the network.
+    """
+
+    name: str
+    size: int
+    network: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    chunk: int = 16
+    device: str = "cpu"
+
+    @torch.inference_mode()
+    def __call__(self, clips: UInt8[Tensor, "b f H W 3"]) -> Float[Tensor, "b f d"]:
+        """Features of the frames."""
+        frames = rearrange(clips, "b f H W c -> (b f) H W c")
+        parts = [self.network(self.prepare(part.to(self.device))) for part in frames.split(self.chunk)]
+        return rearrange(torch.cat(parts).float().cpu(), "(b f) d -> b f d", b=len(clips))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFeatures:
+    """Features of whole clips, `chunk` clips at a time.
+
+    Attributes:
+        name, size: see `FeatureNetwork`. network: prepared clips "b 3 f S S" -> "b d".
+        prepare: frames "n H W 3" -> "n 3 S S". chunk: clips at once. device: of the network.
+        pick: indices of the frames that the network sees, given how many there are; by default all.
+    """
+
+    name: str
+    size: int
+    network: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+    chunk: int = 1
+    device: str = "cpu"
+    pick: Callable[[int], Sequence[int]] = range
+
+    @torch.inference_mode()
+    def __call__(self, clips: UInt8[Tensor, "b f H W 3"]) -> Float[Tensor, "b d"]:
+        """Features of the clips."""
+        seen = clips[:, list(self.pick(clips.shape[1]))]
+        return torch.cat([self._of_part(part.to(self.device)) for part in seen.split(self.chunk)]).float().cpu()
+
+    def _of_part(self, clips: UInt8[Tensor, "b f H W 3"]) -> Float[Tensor, "b d"]:
+        frames = self.prepare(rearrange(clips, "b f H W c -> (b f) H W c"))
+        return self.network(rearrange(frames, "(b f) c H W -> b c f H W", b=len(clips)))
+
+
+def squash(
+    frames: UInt8[Tensor, "n H W 3"], size: int, *, mean: float = 127.5, std: float = 127.5
+) -> Float[Tensor, "n 3 S S"]:
+    """(x - mean) / std of frames squashed to size x size; bilinear, align_corners=False, no antialias.
+
+    As FVD and FID are computed in the literature; by default pixels then lie in [-1, 1].
+    """
+    pixels = rearrange(frames, "n H W c -> n c H W").float()
+    if pixels.shape[-2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=False)
+    return (pixels - mean) / std
+
+
+def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Zeros around the last axes as TensorFlow's 'SAME' has them: the smaller half first.
+
+    A side of n needs ``max(k - s, 0)`` if s divides n, else ``max(k - n mod s, 0)``.
+    """
+    pads = []
+    for n, k, s in zip(x.shape[-len(kernel) :], kernel, stride, strict=True):
+        total = max(k - (n % s or s), 0)
+        pads.append((total // 2, total - total // 2))
+    return F.pad(x, [p for pair in reversed(pads) for p in pair]) if any(map(any, pads)) else x
+
+
+def load_strictly(network: nn.Module, path: Path, title: str) -> nn.Module:
+    """Load a safetensors file that holds exactly this network's tensors; returns it frozen, in float32.
+
+    Raises:
+        ValueError: an unreadable file, or tensors that are not this network's.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no readable safetensors file ({error}); get it again") from None
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    wrong = sorted(name for name in shapes.keys() | tensors.keys() if not _fits(name, shapes, tensors))
+    if wrong:
+        raise ValueError(f"{path} does not hold {title}: {len(wrong)} tensors differ, such as {wrong[0]}; get it again")
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def _fits(name: str, shapes: dict[str, torch.Size], tensors: dict[str, Tensor]) -> bool:
+    return name in shapes and name in tensors and shapes[name] == tensors[name].shape

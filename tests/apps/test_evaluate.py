@@ -1,0 +1,77 @@
+"""`trip evaluate` and `trip weights`: what is printed, what is written."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from trip.apps import evaluate as evaluate_module
+from trip.apps.evaluate import evaluate, weights
+from trip.apps.evaluate_options import Evaluate, Weights
+from trip.data.video import write_video
+from trip.evaluation import report as report_module
+from trip.evaluation.features.base import FrameFeatures, squash
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Generated and real clips, and a toy network."""
+    for name, seeds in (("fake", range(3)), ("real", range(3, 8))):
+        (tmp_path / name).mkdir()
+        for seed in seeds:
+            clip = np.random.default_rng(seed).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+            write_video(f"{tmp_path / name}/{seed}/", clip)
+
+    def load(file, device):
+        network = lambda x: x.flatten(1)[:, :5] + torch.arange(5)  # noqa: E731
+        return FrameFeatures(name="Toy", size=4, network=network, prepare=lambda frames: squash(frames, 4))
+
+    monkeypatch.setattr(report_module, "LOADERS", dict.fromkeys(("i3d", "inception", "efficientnet-lite0"), load))
+    monkeypatch.setattr(report_module, "find_weights", lambda name, folder: name)
+    monkeypatch.setattr(report_module, "sha256_of", lambda file: "hash")
+    return tmp_path / "fake", tmp_path / "real"
+
+
+def test_table_and_report(folders, tmp_path, capsys):
+    fake, real = folders
+    options = Evaluate(generated=fake, reference=real, floor=real, json=tmp_path / "out.json", device="cpu", quiet=True)
+    assert evaluate(options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["metric", "value", "95", "%", "interval", "n", "features"]
+    names = [line.split("  ")[0] for line in lines[1:]]
+    assert "F-Consistency_4 (Toy)" in names and "F-Consistency_4 (Toy), real clips" in names
+    assert "FVD, real against real" in names and not any(name == "F-Consistency_4" for name in names)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["n"] == 3 and set(found["metrics"]["FVD"]) == {"value", "n", "interval", "features", "note"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fake", "out.json", "real"]
+
+
+def test_few_clips_and_bad_places_are_one_line(folders, tmp_path):
+    fake, real = folders
+    with pytest.raises(ValueError, match=r"--json .* cannot be written"):
+        evaluate(Evaluate(generated=fake, reference=real, json=tmp_path / "no" / "out.json"))
+    with pytest.raises(ValueError, match="holds no clips"):
+        evaluate(Evaluate(generated=tmp_path / "fake" / "0", reference=real))
+    for seed in ("1", "2"):
+        for file in (fake / seed).iterdir():
+            file.unlink()
+    with pytest.raises(ValueError, match="1 clips against 5 real ones"):
+        evaluate(Evaluate(generated=fake, reference=real, metrics="fvd", device="cpu", quiet=True))
+
+
+def test_weights_are_listed_and_got(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert weights(Weights(action="list", name="all")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("not in the cache" in line for line in lines)
+
+    def fake_get(name, progress):
+        progress(5, 10)
+        return tmp_path / name
+
+    monkeypatch.setattr(evaluate_module, "get_weights", fake_get)
+    assert weights(Weights(action="get", name="i3d")) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'i3d'}\n"
+    with pytest.raises(ValueError, match="names no weights"):
+        weights(Weights(action="get", name="vgg"))
