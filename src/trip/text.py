@@ -3,6 +3,7 @@
 from importlib.resources import files
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -32,9 +33,11 @@ def encode_text(
     With `zero_padding` the encoder does not attend to the padding and its features there are set to 0, so that the
     length of the padding does not matter; without it the padding is encoded like text, as Stable Diffusion does.
     """
-    tokens = tokenizer(prompts, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
+    padding = "longest" if zero_padding else "max_length"
+    tokens = tokenizer(prompts, padding=padding, max_length=max_length, truncation=True, return_tensors="pt")
     tokens = tokens.to(text_encoder.device)
     if not zero_padding:
         return text_encoder(tokens.input_ids).last_hidden_state
     features = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-    return features * tokens.attention_mask[..., None].to(features)
+    features = features * tokens.attention_mask[..., None].to(features)
+    return F.pad(features, (0, 0, 0, max_length - features.shape[1]))

@@ -26,3 +26,13 @@ def test_zero_init():
     layer = torch.nn.Linear(3, 2)
     zero_init(layer)
     assert not layer(torch.randn(4, 3)).any()
+
+
+def test_group_norm_learns_behind_frozen_layers():
+    """torch's own channels-last backward crashes the process here."""
+    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    norm = GroupNorm(4, 8)
+    norm(x).square().sum().backward()
+    reference = torch.nn.GroupNorm(4, 8)
+    reference(x.contiguous()).square().sum().backward()
+    torch.testing.assert_close(norm.weight.grad, reference.weight.grad, atol=1e-4, rtol=1e-5)

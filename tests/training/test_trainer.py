@@ -1,125 +1,194 @@
-"""The training loop: it learns, resumes exactly, and exports a pipeline that loads."""
+"""The training loop: it learns, resumes exactly, accumulates, survives NaN, and trains what it is told to."""
 
 import dataclasses
+import math
+from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
+import accelerate
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
+from safetensors.torch import save_file
 
-from trip.data.latents import LatentClips, open_cache, write_shard
-from trip.pipeline import TripPipeline
+from trip.data.latents import open_cache, shard_paths, write_shard
+from trip.training import presets, trainer
+from trip.training.batches import encode, open_source
+from trip.training.checkpoint import checkpoints
 from trip.training.config import TrainingConfig
-from trip.training.trainer import (
-    CaptionedLatents,
-    build_denoiser,
-    draw_noising,
-    export_pipeline,
-    make_scheduler,
-    training_loop,
-)
-
-UNET = {
-    "sample_size": 4,
-    "in_channels": 8,
-    "out_channels": 4,
-    "down_block_types": ["DownBlock3D", "CrossAttnDownBlock3D"],
-    "up_block_types": ["CrossAttnUpBlock3D", "UpBlock3D"],
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 384,
-    "attention_head_dim": 8,
-    "transformer_in_heads": 1,
-    "frame_embedding": True,
-    "pooled_text_embedding": True,
-}
-FUSION = {"concat": "channel", "latent_channels": 4, "dim": 16, "depth": 1, "num_heads": 2}
+from trip.training.export import averaged_pipeline
+from trip.training.monitor import to_frames
+from trip.training.trainer import Run, draw_noising, learning_rate, resume, save, start_run, training_loop
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> TrainingConfig:
-    """A run of seconds: clips whose content shifts to the right, on a tiny network."""
-    still = torch.randn(12, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    clips = torch.cat([still.roll(shift, dims=-1) for shift in (0, 0, 1, 1)], dim=1)
-    about = {"kind": "pan_left", "reverse_kind": "pan_right", "subject": None, "speed": "normal"}
-    open_cache(tmp_path / "latents", {})
-    write_shard(tmp_path / "latents", 0, clips, [about] * 12)
-    AutoencoderKL(block_out_channels=(4, 4), norm_num_groups=2, latent_channels=4).save_pretrained(tmp_path / "vae")
-    return TrainingConfig(
-        cache=str(tmp_path / "latents"),
-        vae=str(tmp_path / "vae"),
-        unet=UNET,
-        fusion=FUSION,
-        steps=4,
-        batch_size=4,
-        warmup_steps=1,
-        checkpoint_seconds=0,
-        mixed_precision="no",
-        image_dropout=0.2,
-        optimizer="muon",
-    )
-
-
-def run(config: TrainingConfig, folder: Path, stop: int | None = None):
-    """(denoiser, records) after training in `folder`, abandoned after `stop` steps if given."""
+def started(config: TrainingConfig) -> tuple[Run, Accelerator]:
     accelerator = Accelerator(cpu=True)
-    clips = LatentClips(config.cache)
-    denoiser = build_denoiser(config, clips)
-    data = CaptionedLatents(config, clips, accelerator)
+    return start_run(config, open_source(config), accelerator), accelerator
+
+
+def train(config: TrainingConfig, folder: Path | None = None, stop: int | None = None) -> tuple[Run, list[dict]]:
+    """The run and its records, with checkpoints in `folder`, abandoned after step `stop`."""
+    run, accelerator = started(config)
+    if folder is not None and (found := checkpoints(folder)):
+        resume(run, found[max(found)])
     records = []
-    for record in training_loop(denoiser, data, config, folder, accelerator):
+    for record in training_loop(run, open_source(config), config, accelerator):
         records.append(record)
+        if folder is not None:
+            save(run, folder, keep=1)
         if record["step"] == stop:
             break
-    return denoiser, records
+    return run, records
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in run.weights.items()} | {
+        f"ema.{name}": value.clone() for name, value in run.ema.items()
+    }
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_equals_an_uninterrupted_one(config: TrainingConfig, tmp_path: Path, optimizer: str) -> None:
     config = dataclasses.replace(config, optimizer=optimizer)
-    whole, records = run(config, tmp_path / "whole")
-    run(config, tmp_path / "parts", stop=2)
-    parts, rest = run(config, tmp_path / "parts")
+    whole, records = train(config)
+    train(config, tmp_path / "parts", stop=2)
+    parts, rest = train(config, tmp_path / "parts")
     assert [r["step"] for r in rest] == [3, 4]
     assert [r["loss"] for r in rest] == [r["loss"] for r in records[2:]]
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, parts.state_dict()[name]), name
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight, weights(parts)[name]), name
 
 
-def test_training_lowers_the_loss(config: TrainingConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(config, steps=80, unet_lr=5e-3, checkpoint_seconds=1e9)
-    _, records = run(config, tmp_path / "run")
+def test_training_lowers_the_loss_and_moves_the_average(config: TrainingConfig) -> None:
+    run, records = train(dataclasses.replace(config, steps=80, unet_lr=5e-3))
     losses = [record["loss"] for record in records]
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+    assert all(len(record["loss_frames"]) == 3 for record in records)
+    own, name = dict(run.weights), next(iter(run.weights))
+    before = own[name].detach().clone()
+    made = averaged_pipeline(run, config)
+    assert made is not None
+    assert torch.equal(made.denoiser.state_dict()[name], run.ema[name]) and not torch.equal(run.ema[name], before)
+    assert torch.equal(own[name], before)
 
 
-def test_export_loads_and_animates(config: TrainingConfig, tmp_path: Path) -> None:
-    denoiser, _ = run(config, tmp_path / "run")
-    export_pipeline(denoiser, config, tmp_path / "final")
-    assert not (tmp_path / "final" / "text_encoder").exists()
-    pipeline = TripPipeline.from_pretrained(tmp_path / "final")
-    assert pipeline.text_encoder is not None
-    torch.testing.assert_close(pipeline.fusion.table("sigma"), denoiser.fusion.table("sigma"), atol=0, rtol=0)
-    image = torch.zeros(1, 3, 8, 8)
-    frames = pipeline(image, "the camera pans left", num_inference_steps=2, output_type="pt").frames
-    assert frames.shape == (1, 4, 3, 8, 8)
+def test_accumulated_passes_equal_one(config: TrainingConfig) -> None:
+    config = dataclasses.replace(config, optimizer="adamw")
+    whole, records = train(config)
+    parts, others = train(dataclasses.replace(config, accumulation=4))
+    for a, b in zip(records, others, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weight, weights(parts)[name], atol=1e-4, rtol=1e-3)
+
+
+def half(index: int) -> Mock:
+    """One process of two."""
+    return Mock(spec=accelerate.Accelerator, num_processes=2, process_index=index, device=torch.device("cpu"))
 
 
 def test_processes_share_the_draws_of_one_global_batch(config: TrainingConfig) -> None:
-    shape, scheduler = torch.Size((2, 4, 4, 4, 4)), make_scheduler()
-    whole = draw_noising(7, shape, scheduler, config, 0, 1)
-    halves = [draw_noising(7, shape, scheduler, config, rank, 2) for rank in (0, 1)]
+    run, accelerator = started(config)
+    batch = trainer.Batch(torch.zeros(4, 4, 4, 4, 4), torch.zeros(4, 2, 384))
+    whole = draw_noising(run, batch, config, accelerator)
+
+    halves = [draw_noising(run, batch, config, half(index)) for index in (0, 1)]
     for name in ("t", "eps", "keep"):
         shares = torch.stack([getattr(h, name) for h in halves], dim=1).flatten(0, 1)
         assert torch.equal(shares, getattr(whole, name))
 
 
-def test_config_round_trips_and_names_unknown_settings(config: TrainingConfig, tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    config.save(path)
-    assert TrainingConfig.load(path) == config
-    path.write_text('{"stepps": 3}')
-    with pytest.raises(ValueError, match="stepps"):
-        TrainingConfig.load(path)
+def test_learning_rate_rises_stays_and_falls(config: TrainingConfig) -> None:
+    config = dataclasses.replace(config, steps=100, warmup_steps=10, decay=0.3, final_lr=0.1)
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:70] == pytest.approx([1.0] * 61)
+    assert all(a > b for a, b in pairwise(rates[70:])) and rates[100] == pytest.approx(0.1)
+
+
+def poisoned(config: TrainingConfig, folder: Path, clips: range) -> TrainingConfig:
+    """The same run on clips some of which are NaN."""
+    latents = torch.randn(12, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    latents[list(clips)] = float("nan")
+    about = {"kind": "pan_left", "reverse_kind": None, "subject": None, "speed": "normal"}
+    open_cache(folder, {})
+    write_shard(folder, 0, torch.zeros_like(latents), [about] * 12)
+    save_file({"latents": latents.half()}, shard_paths(folder, 0)[0])  # no cache of ours holds such clips
+    return dataclasses.replace(config, data=str(folder), fusion={**config.fusion, "sigma": [0.0, 0.3, 0.5, 0.6]})
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_counted(config: TrainingConfig, tmp_path: Path) -> None:
+    run, records = train(poisoned(dataclasses.replace(config, steps=6), tmp_path / "some", range(1)))
+    bad = [record for record in records if not math.isfinite(record["loss"])]
+    assert 0 < len(bad) < 6 and run.skipped == records[-1]["skipped"] == len(bad)
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+
+def test_losses_that_stay_bad_end_the_run(config: TrainingConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, steps=9, largest_bad_run=3)
+    with pytest.raises(ValueError, match="3 updates in a row, up to step 3"):
+        train(poisoned(config, tmp_path / "all", range(12)))
+
+
+@pytest.mark.parametrize("trainable", ["temporal", "fusion", "lora"])
+def test_only_what_is_asked_for_is_trained(config: TrainingConfig, trainable: str) -> None:
+    config = dataclasses.replace(config, trainable=trainable, optimizer="adamw", lora_rank=2)
+    run, _ = started(config)
+    before = {name: value.clone() for name, value in run.denoiser.state_dict().items()}
+    for _ in training_loop(run, open_source(config), config, Accelerator(cpu=True)):
+        pass
+    changed = {name for name, value in run.denoiser.state_dict().items() if not torch.equal(value, before[name])}
+    network = {name for name in changed if name.startswith("backbone.")}
+    assert changed - network
+    parts = {"temporal": ("temp_", "transformer_in", "frame_embed"), "lora": ("lora_",), "fusion": ()}[trainable]
+    assert all(any(part in name for part in parts) for name in network) and bool(network) == bool(parts)
+
+
+def test_gradient_checkpointing_changes_no_loss(config: TrainingConfig) -> None:
+    _, records = train(config)
+    _, others = train(dataclasses.replace(config, gradient_checkpointing=True))
+    assert [r["loss"] for r in others] == pytest.approx([r["loss"] for r in records], rel=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow_prediction"])
+@pytest.mark.parametrize("kind", ["tnf", "linear", "optimal"])
+def test_every_fusion_and_prediction_type_trains(config: TrainingConfig, kind: str, prediction: str) -> None:
+    fusion = {"kind": kind, "concat": "time", "prediction_type": prediction}
+    fusion |= {"latent_channels": 4, "dim": 16, "depth": 1, "num_heads": 2} if kind == "tnf" else {}
+    config = dataclasses.replace(
+        config, fusion=fusion, unet={**config.unet, "in_channels": 4}, zero_terminal_snr=prediction != "epsilon"
+    )
+    _, records = train(config)
+    assert all(math.isfinite(record["loss"]) and record["skipped"] == 0 for record in records)
+
+
+def test_zero_terminal_snr_refuses_epsilon(config: TrainingConfig) -> None:
+    with pytest.raises(ValueError, match="zero_terminal_snr does not go with prediction_type 'epsilon'"):
+        started(dataclasses.replace(config, zero_terminal_snr=True))
+
+
+@pytest.mark.slow
+def test_one_clip_is_learned_by_heart(config: TrainingConfig, tmp_path: Path) -> None:
+    """Made from its first frame and caption, it is within 30 dB of the decoding of its own latents."""
+    smoke = presets.smoke()
+    drawn = open_source(smoke).draw(0, np.random.default_rng(0))
+    run, _ = started(smoke)
+    latents = encode([drawn], run.pipeline, torch.device("cpu")).latents
+    open_cache(tmp_path / "one", {})
+    write_shard(tmp_path / "one", 0, latents.movedim(1, 2), [{"caption": drawn.caption}])
+    settings = {"steps": 400, "batch_size": 8, "caption_dropout": 0.0, "ema_decay": 0.99, "unet_lr": 4e-3}
+    run, _ = train(dataclasses.replace(smoke, data=str(tmp_path / "one"), **settings))
+    pipeline = averaged_pipeline(run, smoke)
+    still = pipeline.decode_latents(latents[:, :, :1])[:, :, 0] / 2 + 0.5
+    reference = to_frames(pipeline.decode_latents(latents))
+    made = pipeline(
+        still.clamp(0, 1),
+        drawn.caption,
+        reference_latents=latents[:, :, :1],
+        num_frames=8,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).frames
+    assert -10 * math.log10(((made - reference) ** 2).mean()) > 30

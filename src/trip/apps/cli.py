@@ -1,6 +1,7 @@
 """The command line `trip`: parses, dispatches, and turns every error into one line and an exit code.
 
-Exit codes: 0 done, 2 error, 130 interrupted. torch and diffusers are imported by the commands that need them.
+Exit codes: 0 done, 1 faulty clips under `trip data check --strict`, 2 error, 130 interrupted. torch and diffusers are
+imported by the commands that need them.
 """
 
 import inspect
@@ -17,10 +18,29 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
+from trip.apps.cache_options import DataCache
+from trip.apps.data_options import DATA_COMMANDS, DataCheck, DataShard, DataSynth
 from trip.apps.errors import EXIT_ERROR, EXIT_INTERRUPTED, quiet_libraries, report, say
-from trip.apps.options import Animate, Calibrate, Info
+from trip.apps.evaluate_options import Evaluate, Weights
+from trip.apps.options import Animate, Calibrate, Info, Train
+from trip.apps.settings import chosen_settings
 
-COMMANDS = {"animate": Animate, "info": Info, "calibrate": Calibrate}
+COMMANDS = {
+    "animate": Animate,
+    "info": Info,
+    "calibrate": Calibrate,
+    "train": Train,
+    "evaluate": Evaluate,
+    "weights": Weights,
+}
+GROUPS = {
+    "data": (
+        "Check a data set, pack it into shards, encode it for training, or make one.",
+        {**DATA_COMMANDS, "cache": DataCache},
+    )
+}
+
+Options = Animate | Info | Calibrate | Train | DataCheck | DataShard | DataSynth | DataCache | Evaluate | Weights
 
 DESCRIPTION = """Animate still pictures with a diffusion model (TRIP, arXiv 2403.17005).
 
@@ -39,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["--version"]:
         print(f"trip {trip_version()}")
         return 0
-    options = parse(arguments)
+    try:
+        options = parse(arguments)
+    except ValueError as error:
+        report(error)
+        return EXIT_ERROR
     if isinstance(options, int):
         return options
     try:
@@ -55,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
 
 
-def run(options: Animate | Info | Calibrate) -> int:
+def run(options: Options) -> int:
     """Import and call the command's function."""
     match options:
         case Animate():
@@ -70,15 +94,35 @@ def run(options: Animate | Info | Calibrate) -> int:
             from trip.apps.calibrate import calibrate
 
             return calibrate(options)
+        case Train():
+            from trip.apps.train import train
+
+            return train(options)
+        case DataCheck() | DataShard() | DataSynth():
+            from trip.apps.data import data
+
+            return data(options)
+        case DataCache():
+            from trip.apps.cache import cache
+
+            return cache(options)
+        case Evaluate():
+            from trip.apps.evaluate import evaluate
+
+            return evaluate(options)
+        case Weights():
+            from trip.apps.evaluate import weights
+
+            return weights(options)
 
 
-def parse(arguments: list[str]) -> Animate | Info | Calibrate | int:
+def parse(arguments: list[str]) -> Options | int:
     """The options, or the exit code where there is nothing to run: help was printed, or a flag is wrong."""
     messages = io.StringIO()
     try:
         with redirect_stderr(messages):
             return tyro.cli(
-                command_types(whole_help=arguments[:1] != [] and arguments[0] in COMMANDS),
+                command_types(arguments),
                 args=arguments or ["--help"],
                 prog="trip",
                 description=DESCRIPTION,
@@ -91,13 +135,31 @@ def parse(arguments: list[str]) -> Animate | Info | Calibrate | int:
         return EXIT_ERROR
 
 
-def command_types(whole_help: bool) -> Any:
-    """The union of the commands, described by their whole docstrings or by the first lines."""
-    members = []
+def command_types(arguments: list[str]) -> Any:
+    """The union of the commands, described by their whole docstrings, or by the first lines where none is chosen.
+
+    The defaults of `trip train` are those of its preset or config.
+    """
+    chosen, members = arguments[0] if arguments else None, []
     for name, options in COMMANDS.items():
         text = inspect.cleandoc(options.__doc__ or "")
-        described = subcommand(name, description=text if whole_help else text.partition("\n")[0])
-        members.append(Annotated[options, described])
+        described = text if chosen in COMMANDS else text.partition("\n")[0]
+        default: dict[str, Any] = (
+            {"default": Train(settings=chosen_settings(arguments[1:]))} if name == chosen == "train" else {}
+        )
+        members.append(Annotated[options, subcommand(name, description=described, **default)])
+    for name, (text, commands) in GROUPS.items():
+        members.append(Annotated[group_type(commands, arguments[1:2]), subcommand(name, description=text)])
+    return reduce(operator.or_, members)
+
+
+def group_type(commands: dict[str, type], chosen: list[str]) -> Any:
+    """The union of a group's commands, described like the others."""
+    members = []
+    for name, options in commands.items():
+        text = inspect.cleandoc(options.__doc__ or "")
+        described = text if chosen and chosen[0] in commands else text.partition("\n")[0]
+        members.append(Annotated[options, subcommand(name, description=described)])
     return reduce(operator.or_, members)
 
 

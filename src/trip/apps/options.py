@@ -1,12 +1,13 @@
 """The command line's flags. Nothing heavy is imported here, so that `trip --help` answers at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from trip.models import BUNDLED_MODEL
+from trip.training.config import TrainingConfig
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -157,3 +158,34 @@ class Calibrate(Verbosity):
     """Precision of the networks; auto is float32 on a CPU, float16 elsewhere."""
     device: Annotated[str, arg(metavar="NAME")] = "auto"
     """cpu, cuda, cuda:1, mps, ...; auto is the first accelerator, else the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Verbosity):
+    """Train a model, or go on with a run.
+
+    examples:
+      trip train --preset smoke --output-dir runs/smoke
+      trip train --preset mini --data runs/latents --output-dir runs/mini --steps 4000
+      trip train --output-dir runs/mini --resume latest
+      trip train --initial trip-mini --data clips/ --trainable lora --steps 200 --output-dir runs/mine
+      accelerate launch --config_file configs/accelerate/ddp.yaml -m trip.apps.cli train --preset paper --data SHARDS
+
+    Settings come from --preset or --config (a run that is resumed: from its config.json), then from the flags. The
+    run's folder gets config.json, log.jsonl, checkpoints/ and, at the end, final/, which `trip animate --model` takes.
+    SIGTERM saves and ends the run; Ctrl-C ends it at once.
+    """
+
+    preset: Annotated[Literal["paper", "mini", "smoke"] | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Named settings: paper, mini or smoke."""
+    config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Settings as JSON, such as a run's config.json."""
+    output_dir: Annotated[Path, arg(metavar="DIR")] = Path("runs/train")
+    """The run's folder."""
+    resume: Annotated[str | None, arg(metavar="STEP", help_behavior_hint="")] = None
+    """"latest" (a new run where there is no checkpoint yet) or "step-N"."""
+    dry_run: bool = False
+    """Print sizes, memory and steps, draw the first batch into the run's folder, and stop."""
+    cpu: bool = False
+    """Train on the CPU even where there is an accelerator."""
+    settings: OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)

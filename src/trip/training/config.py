@@ -1,49 +1,137 @@
-"""Every choice of a training run, in one frozen object that is saved beside its weights."""
+"""Every choice of a training run, in one frozen object that is saved beside its weights.
+
+Defaults are plain ones; presets (`trip.training.presets`) are named runs whose results are known or planned.
+"""
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from trip.training.objective import Objective
+from tyro.conf import Suppress
+
+Objective = Literal["epsilon", "residual", "sample"]
+Trainable = Literal["all", "temporal", "fusion", "lora"]
+Arguments = Annotated[dict[str, Any], Suppress]
+"""Constructor arguments: set in a preset or a config file, not on the command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """A run: what is trained, on which objective, for how long. Defaults are the bundled model's (`mini`)."""
+    """A run: what is trained, on which clips and objective, for how long."""
 
-    cache: str = "runs/latents"  # latent cache that the clips come from
-    vae: str = "runs/autoencoder"  # its autoencoder, copied into the final pipeline
-    unet: dict[str, Any] = field(default_factory=dict)  # arguments of ResidualUNet3D
-    fusion: dict[str, Any] = field(default_factory=dict)  # arguments of TemporalNoiseFusion; sigma is measured
+    # --- the model
+    initial: str | None = None
+    """Folder or hub id that the run starts from: a TRIP pipeline, a ModelScopeT2V-like text-to-video pipeline, or
+    Stable Diffusion (its UNet is inflated). None: random weights."""
+    vae: str | None = None
+    """Autoencoder folder. None: that of `initial`, or the bundled model's."""
+    unet: Arguments = field(default_factory=dict)
+    """Arguments of ResidualUNet3D: all of them from scratch, changed ones with a Stable Diffusion UNet."""
+    fusion: Arguments = field(default_factory=dict)
+    """Arguments of a new fusion, and its `kind`: "tnf" (default), "linear" or "optimal". Empty: `initial`'s own."""
+    trainable: Trainable = "all"
+    """All weights; the temporal layers and the fusion; the fusion; or LoRA adapters of the UNet and the fusion."""
+    lora_rank: int = 16
+    """Rank of the adapters; their scale is 1."""
+    warm_start_text: bool = False
+    """First teach the pooled text embedding the motions of synthetic captions (`trip.training.text_adapter`)."""
 
-    warm_start_text: bool = False  # see trip.training.text_adapter
-    shares: dict[str, float] = field(default_factory=dict)  # part of a kind's clips to train on, 1 where not named
+    # --- the clips
+    data: str = "procedural"
+    """A latent cache (`trip data cache`), clips with captions in any layout of `trip data check`, a folder that
+    `python -m trip.data.photographs` prepared (synthetic motion drawn on the fly), or "procedural" (the same on
+    pictures that the program draws itself)."""
+    video_column: str | None = None
+    """Column of the clips' file names, where it is not one of the usual."""
+    caption_column: str | None = None
+    """Column of the captions, where it is not one of the usual."""
+    num_frames: int = 16
+    """Frames of a clip; a cache has its own."""
+    size: int = 64
+    """Width and height in pixels; a cache has its own."""
+    fps: float = 4.0
+    """Frames per second that clips are resampled to."""
+    flip: bool = False
+    """Mirror half of the clips whose captions name no side."""
+    shares: Arguments = field(default_factory=dict)
+    """Part of a synthetic kind's cached clips to train on, 1 where not named."""
+    caption_dropout: float = 0.1
+    """Part of the captions replaced by the empty one, for text guidance."""
+    image_dropout: float = 0.0
+    """Part of the images replaced by zeros in the backbone's input, for image guidance."""
+    sigma_clips: int = 1000
+    """Clips that sigma, the displacement of every frame, is measured on before training."""
+    workers: int = 0
+    """Processes that load clips; 0 loads in the training process."""
 
+    # --- the objective
     objective: Objective = "residual"
+    """"epsilon" is TRIP Eq. 10; see `trip.training.objective`."""
     min_snr_gamma: float | None = None
-    balance_clips: bool = False  # every clip counts alike, however much of it moves
-    timestep_power: float = 1.0  # density of t ~ t^(power - 1)
-    caption_dropout: float = 0.1  # captions replaced by "", for text guidance
-    image_dropout: float = 0.0  # images replaced by zeros in the backbone's input, for image guidance
+    """Cap of the signal-to-noise ratio in the loss weight."""
+    balance_clips: bool = False
+    """Every clip counts alike, however much of it moves."""
+    timestep_power: float = 1.0
+    """Timesteps have the density t^(power - 1)."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule to end in pure noise; needs a fusion that predicts v, sample or flow."""
 
+    # --- the optimisation
     steps: int = 4000
+    """Updates of the whole run."""
     batch_size: int = 32
+    """Clips an update, over all processes."""
+    accumulation: int = 1
+    """Passes that a batch is split into."""
     optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon: for the matrices, AdamW for the rest."""
     unet_lr: float = 1e-3
+    """Peak learning rate of the UNet."""
     fusion_lr: float = 1e-3
+    """Peak learning rate of the fusion."""
     warmup_steps: int = 100
-    final_lr: float = 0.01  # fraction of the peak at the last step, cosine between
+    """Updates over which the learning rate rises."""
+    decay: float = 1.0
+    """The last part of the run, over which half a cosine lowers the learning rate; 0 keeps the peak."""
+    final_lr: float = 0.01
+    """Fraction of the peak that it falls to."""
     weight_decay: float = 0.01
+    """Decoupled weight decay."""
     grad_clip: float = 1.0
+    """Largest norm of the gradients."""
     ema_decay: float = 0.998
+    """Decay of the exponential moving average of the weights, which is what the run exports."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    """Precision of the networks' arithmetic; the weights that are trained stay float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     seed: int = 0
+    """Of weights, batches and noise."""
 
-    guidance_scale: float = 3.0  # default of the exported pipeline
-    checkpoint_seconds: float = 240
-    log_every: int = 10
+    # --- what is kept and shown
+    checkpoint_every: int = 500
+    """Updates between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the newest stay; 0 keeps all."""
+    validation_every: int = 0
+    """Updates between filmstrips of the first clips; 0 makes none."""
+    validation_clips: int = 4
+    """How many."""
+    validation_steps: int = 25
+    """Sampling steps of each."""
+    largest_bad_run: int = 5
+    """Updates in a row with a loss that is not finite, after which the run stops."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Of accelerate: tensorboard, wandb, trackio, mlflow, ...; those not installed are left out."""
+    guidance_scale: float = 3.0
+    """Text guidance of validation clips, and the default of the exported pipeline."""
+    export_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Precision of the exported weights."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -52,8 +140,46 @@ class TrainingConfig:
     @classmethod
     def load(cls, path: Path | str) -> "TrainingConfig":
         """Read what `save` wrote; an unknown key is an error that names it."""
-        values = json.loads(Path(path).read_text())
+        try:
+            values: dict[str, Any] = json.loads(Path(path).read_text())
+        except FileNotFoundError:
+            raise ValueError(f"there is no config {path}; check the path") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no JSON ({error}); correct it") from None
         unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"{path} has unknown settings {unknown}; remove or correct them")
+        if "trackers" in values:
+            values["trackers"] = tuple(values["trackers"])
         return cls(**values)
+
+    def differences(self, other: "TrainingConfig") -> list[str]:
+        """Settings in which `other` differs, as "name: here -> there"."""
+        here, there = dataclasses.asdict(self), dataclasses.asdict(other)
+        return [f"{name}: {here[name]!r} -> {there[name]!r}" for name in here if here[name] != there[name]]
+
+
+POSITIVE = (
+    "lora_rank", "num_frames", "sigma_clips", "size", "fps", "steps", "batch_size", "accumulation", "warmup_steps",
+    "grad_clip", "checkpoint_every", "largest_bad_run", "timestep_power",
+)  # fmt: skip
+FRACTIONS = ("caption_dropout", "image_dropout", "decay", "final_lr", "ema_decay")
+COUNTS = ("workers", "unet_lr", "fusion_lr", "weight_decay", "keep_checkpoints", "validation_every", "validation_clips")
+
+
+def check(config: TrainingConfig) -> None:
+    """Raise ValueError for a setting that no run can have."""
+    values = vars(config)
+    for name in POSITIVE:
+        if not values[name] > 0:
+            raise ValueError(f"{name} (={values[name]}) must be above 0; raise it")
+    for name in FRACTIONS:
+        if not 0 <= values[name] <= 1:
+            raise ValueError(f"{name} (={values[name]}) must lie in 0 to 1; correct it")
+    for name in COUNTS:
+        if not values[name] >= 0:
+            raise ValueError(f"{name} (={values[name]}) must not be negative; correct it")
+    if config.batch_size % config.accumulation:
+        raise ValueError(
+            f"batch_size (={config.batch_size}) must be a multiple of accumulation (={config.accumulation}); change one"
+        )

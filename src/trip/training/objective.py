@@ -13,16 +13,11 @@ objective     w(t, i)                which is
 with ``snr = signal^2 / noise^2``. Frames with sigma = 0 (frame 1 is given) carry no weight.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Num
-from torch import Tensor
+from torch import Tensor, nn
 
-from trip.denoiser import TripDenoiser
 from trip.noise_prior import SMALLEST_NOISE, Clip, Coefficient, optimal_target, per_clip, per_frame
-
-Objective = Literal["epsilon", "residual", "sample"]
 
 
 def loss_weight(
@@ -52,7 +47,7 @@ def loss_weight(
 
 
 def trip_loss(
-    denoiser: TripDenoiser,
+    denoiser: nn.Module,
     z_0: Clip,
     encoder_hidden_states: Float[Tensor, "b n d"],
     timestep: Num[Tensor, " b"],

@@ -29,25 +29,22 @@ class MatrixMuon(torch.optim.Muon):
 def make_optimizers(
     groups: list[tuple[nn.Module, float]], kind: str, weight_decay: float
 ) -> list[tuple[Optimizer, list[float]]]:
-    """Optimisers with the peak learning rate of each of their parameter groups.
+    """Optimisers of what requires gradients, with the peak learning rate of each of their parameter groups.
 
     Args:
         groups: (module, learning rate), e.g. the backbone and the fusion. kind: "adamw" or "muon".
     """
     if kind not in ("adamw", "muon"):
         raise ValueError(f"optimizer={kind!r} is unknown; choose 'adamw' or 'muon'")
-    rates = [rate for _, rate in groups]
+    trained = [([p for p in module.parameters() if p.requires_grad], rate) for module, rate in groups]
     if kind == "adamw":
-        named = [{"params": list(module.parameters()), "lr": rate} for module, rate in groups]
-        return [(AdamW(named, betas=BETAS, weight_decay=weight_decay), rates)]
-    matrices = [[p for p in module.parameters() if p.ndim >= 2] for module, _ in groups]
+        named = [{"params": weights, "lr": rate} for weights, rate in trained if weights]
+        return [(AdamW(named, betas=BETAS, weight_decay=weight_decay), [group["lr"] for group in named])]
+    matrices = [([p for p in weights if p.ndim >= 2], rate) for weights, rate in trained]
     others = [
         {"params": vectors, "lr": rate, "weight_decay": 0.0}
-        for module, rate in groups
-        if (vectors := [p for p in module.parameters() if p.ndim < 2])
+        for weights, rate in trained
+        if (vectors := [p for p in weights if p.ndim < 2])
     ]
     adamw = [(AdamW(others, betas=BETAS), [group["lr"] for group in others])] if others else []
-    muons = [
-        (MatrixMuon(params, rate, weight_decay), [rate]) for params, rate in zip(matrices, rates, strict=True) if params
-    ]
-    return [*adamw, *muons]
+    return [*adamw, *((MatrixMuon(weights, rate, weight_decay), [rate]) for weights, rate in matrices if weights)]

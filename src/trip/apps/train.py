@@ -1,0 +1,93 @@
+"""`trip train`: one run, with what a person sees before and after it."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from trip.apps.errors import EXIT_INTERRUPTED, quiet_models, say
+from trip.apps.loading import find_model
+from trip.apps.options import Train
+from trip.training.batches import Source, encode, make_loader, open_source
+from trip.training.config import TrainingConfig
+from trip.training.monitor import filmstrips, to_frames
+from trip.training.run import interrupted
+from trip.training.run import train as train_run
+from trip.training.trainer import Run, start_run
+
+
+def train(options: Train) -> int:
+    """Train; returns the exit code.
+
+    Raises:
+        ValueError: settings that no run can have, data that cannot be read, a run that is there already.
+    """
+    if not options.debug:
+        quiet_models()
+    config, folder = options.settings, options.output_dir
+    if config.initial is not None:
+        find_model(config.initial)
+    if options.dry_run:
+        return dry_run(config, folder, options.cpu)
+    tell_changes(config, folder, options.resume)
+    try:
+        finished = train_run(config, folder, resume_from=options.resume, quiet=options.quiet, cpu=options.cpu)
+    except KeyboardInterrupt:
+        say(f"interrupted; {interrupted(folder)}")
+        return EXIT_INTERRUPTED
+    if finished:
+        print(folder / "final")
+    return 0
+
+
+def tell_changes(config: TrainingConfig, folder: Path, resume: str | None) -> None:
+    """Say in which settings a resumed run differs from what it was."""
+    saved = folder / "config.json"
+    if resume and saved.is_file() and (changes := TrainingConfig.load(saved).differences(config)):
+        say(f"the run goes on with other settings than it had: {'; '.join(changes)}")
+
+
+# --------------------------------------------------------------------------------------------------- dry run
+
+
+def dry_run(config: TrainingConfig, folder: Path, cpu: bool) -> int:
+    """Print what the run would be, and draw its first batch."""
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=cpu)
+    source = open_source(config)
+    run = start_run(config, source, accelerator)
+    samples = next(iter(make_loader(source, config, 0)))
+    batch = encode(samples, run.pipeline, accelerator.device)
+    for line in facts(run, source, config, batch.latents):
+        print(line)
+    shown = batch.latents[:8]
+    with torch.no_grad():
+        picture = filmstrips(list(to_frames(run.pipeline.decode_latents(shown))))
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.save(folder / "first-batch.png")
+    for sample in samples[: len(shown)]:
+        print(f"  {sample.caption!r}")
+    print(folder / "first-batch.png")
+    return 0
+
+
+def facts(run: Run, source: Source, config: TrainingConfig, latents: torch.Tensor) -> list[str]:
+    """Sizes of the run, line by line."""
+    parts = {"UNet": run.denoiser.backbone, "fusion": run.denoiser.fusion, "autoencoder": run.pipeline.vae}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    trained = sum(weight.numel() for weight in run.weights.values())
+    clips, epochs = config.steps * config.batch_size, config.steps * config.batch_size / len(source)
+    state = state_bytes(counts["UNet"] + counts["fusion"], trained, config)
+    return [
+        "parameters   " + ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items()),
+        f"trained      {trained / 1e6:.2f} M ({config.trainable}), {config.optimizer}, {config.mixed_precision}",
+        f"clips        {len(source):,} in the data, {clips:,} in {config.steps:,} steps of {config.batch_size} "
+        f"({epochs:.2g} epochs)",
+        f"latents      {' x '.join(map(str, latents.shape[1:]))} (c f h w), std {latents.std():.3f}",
+        f"sigma        {' '.join(f'{x:.3f}' for x in run.sigma.tolist())}",
+        f"memory       {state / 2**20:,.0f} MiB for weights, gradients, averages and moments; activations come on top",
+    ]
+
+
+def state_bytes(parameters: int, trained: int, config: TrainingConfig) -> int:
+    """float32 weights; of what is trained also gradients, averages, and one (Muon) or two (AdamW) moments."""
+    return 4 * (parameters + trained * (3 if config.optimizer == "muon" else 4))

@@ -1,0 +1,263 @@
+"""Batches for training: any source of clips, addressed by position, so that a resumed run sees the same ones.
+
+Position p of a run is clip ``order(p)`` of a shuffled epoch, drawn with a generator of (seed, p). Nothing else enters,
+so batches do not depend on the number of processes or loaders, and resuming at step n is starting at position
+n x batch_size: no state of an iterator has to be saved. A clip that cannot be read gives way to another one, also
+drawn from (seed, p), and the fault is reported.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from trip.data.captions import draw_caption
+from trip.data.datasets import read_examples
+from trip.data.decoding import ClipFault, Decoding, decode_example
+from trip.data.examples import Example
+from trip.data.latents import LatentClips
+from trip.data.procedural import procedural_bank
+from trip.data.synthetic import SyntheticMotion
+from trip.pipeline import TripPipeline
+from trip.training.config import TrainingConfig
+
+TRIES = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip: latents c f h w (float16), or pixels f H W 3 (uint8), with its caption and perhaps its features."""
+
+    clip: Tensor
+    caption: str
+    text: Tensor | None = None
+    faults: tuple[ClipFault, ...] = ()
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Clips with captions. `draw` may raise `ClipFault`."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample: ...
+
+
+# --------------------------------------------------------------------------------------------------- sources
+
+
+class CachedClips:
+    """Clips of a latent cache; captions of synthetic ones are drawn afresh.
+
+    A clip of a motion that has an opposite is played backwards half of the time, with the opposite's caption: the
+    last frame becomes the image.
+    """
+
+    def __init__(self, clips: LatentClips, shares: dict[str, float]):
+        self.clips = clips
+        self.indices = [i for i in range(len(clips)) if kept(i, clips.descriptions[i].get("kind"), shares)]
+        if not self.indices:
+            raise ValueError(f"shares (={shares}) leave no clip of {clips.folder}; raise one")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        index = self.indices[index]
+        latents, about = self.clips[index]
+        if "kind" not in about:
+            return Sample(latents, about["caption"], self.clips.text(index))
+        kind = about["kind"]
+        if about["reverse_kind"] and rng.random() < 0.5:
+            latents, kind = latents.flip(1), about["reverse_kind"]
+        return Sample(latents, draw_caption(kind, rng, subject=about["subject"], speed=about["speed"]))
+
+
+def kept(index: int, kind: str | None, shares: dict[str, float]) -> bool:
+    """Whether clip `index` belongs to the part of its kind that is trained on; evenly spread."""
+    return (index * 0.6180339887) % 1.0 < shares.get(kind or "", 1.0)
+
+
+class DrawnClips:
+    """Synthetic motion, rendered on the fly."""
+
+    def __init__(self, motion: SyntheticMotion):
+        self.motion = motion
+
+    def __len__(self) -> int:
+        return len(self.motion)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        clip = self.motion[index]
+        return Sample(torch.from_numpy(clip.frames), clip.caption)
+
+
+class FileClips:
+    """Clips of files or shards, decoded on the fly from a random start."""
+
+    def __init__(self, examples: list[Example], decoding: Decoding):
+        self.examples, self.decoding = examples, decoding
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        example = self.examples[index]
+        return Sample(torch.from_numpy(decode_example(example, self.decoding, rng)), example.caption)
+
+
+def open_source(config: TrainingConfig) -> Source:
+    """The clips that `config.data` names (see there).
+
+    Raises:
+        ValueError: a folder of no known layout.
+    """
+    folder = Path(config.data)
+    if (folder / "cache.json").is_file():
+        return CachedClips(LatentClips(folder), config.shares)
+    settings: dict[str, Any] = {"size": config.size, "num_frames": config.num_frames, "seed": config.seed}
+    if config.data == "procedural":
+        return DrawnClips(SyntheticMotion(procedural_bank(config.seed, config.size), **settings))
+    if (folder / "index.jsonl").is_file():
+        return DrawnClips(SyntheticMotion(folder, **settings))
+    examples = read_examples(config.data, video_column=config.video_column, caption_column=config.caption_column)
+    size = (config.size, config.size)
+    return FileClips(examples, Decoding(num_frames=config.num_frames, fps=config.fps, size=size, flip=config.flip))
+
+
+# ------------------------------------------------------------------------------------------------- positions
+
+
+class Positions(Dataset):
+    """Item p is the clip of position p of a run."""
+
+    def __init__(self, source: Source, config: TrainingConfig):
+        self.source, self.seed, self.dropout = source, config.seed, config.caption_dropout
+        self.empty_text = getattr(getattr(source, "clips", None), "empty_text", None)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, position: int) -> Sample:
+        rng = np.random.default_rng((self.seed, 1, position))
+        faults: list[ClipFault] = []
+        epoch, place = divmod(position, len(self.source))
+        index = int(shuffled(len(self.source), self.seed, epoch)[place])
+        for _ in range(TRIES):
+            try:
+                sample = self.source.draw(index, rng)
+            except ClipFault as fault:
+                faults.append(fault)
+                index = int(rng.integers(len(self.source)))
+                continue
+            dropped = rng.random() < self.dropout
+            caption, text = ("", self.empty_text) if dropped else (sample.caption, sample.text)
+            return Sample(sample.clip, caption, text if sample.text is not None else None, tuple(faults))
+        raise ValueError(f"{TRIES} clips in a row cannot be used, the last: {faults[-1]}; run trip data check")
+
+
+@lru_cache(maxsize=2)
+def shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
+    """Order of the clips in an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(length)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Positions of this process from step `start` on: every world-th of each global batch, in passes."""
+
+    start: int
+    stop: int
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.stop):
+            yield list(range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world))
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+
+def make_loader(source: Source, config: TrainingConfig, start: int, rank: int = 0, world: int = 1) -> DataLoader:
+    """Lists of samples, one a step from step `start` on; this process's share of each global batch."""
+    return DataLoader(
+        Positions(source, config),
+        batch_sampler=Shares(start, config.steps, config.batch_size, rank, world),
+        collate_fn=list,
+        num_workers=config.workers,
+        worker_init_fn=one_thread,
+        prefetch_factor=2 if config.workers else None,
+    )
+
+
+def one_thread(worker: int) -> None:
+    """Loaders leave the cores to the training process."""
+    torch.set_num_threads(1)
+
+
+# --------------------------------------------------------------------------------------------------- encoding
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents b c f h w in float32 and text features b n d."""
+
+    latents: Tensor
+    text: Tensor
+
+
+@torch.no_grad()
+def encode(samples: list[Sample], pipeline: TripPipeline, device: torch.device) -> Batch:
+    """Samples on the device; pixels and captions pass the pipeline's frozen encoders, unless cached."""
+    clips = torch.stack([sample.clip for sample in samples]).to(device)
+    latents = clips.float() if clips.is_floating_point() else encode_pixels(clips, pipeline)
+    cached = [sample.text for sample in samples if sample.text is not None]
+    if len(cached) == len(samples):
+        return Batch(latents, torch.stack(cached).to(device).float())
+    features, _ = pipeline.encode_prompt([sample.caption for sample in samples])
+    assert features is not None
+    return Batch(latents, features)
+
+
+def encode_pixels(clips: Tensor, pipeline: TripPipeline) -> Tensor:
+    """uint8 b f H W 3 -> latents b c f h w."""
+    stills = rearrange(clips, "b f H W c -> (b f) c H W").float() / 127.5 - 1
+    return rearrange(pipeline.encode_image(stills), "(b f) c 1 h w -> b c f h w", b=len(clips))
+
+
+def first_latents(source: Source, config: TrainingConfig, pipeline: TripPipeline, count: int) -> Iterator[Tensor]:
+    """Latents 1 c f h w of clips spread over the source, for tables that are measured before training."""
+    order = Positions(source, config)
+    for index in np.linspace(0, len(source) - 1, min(len(source), count)).astype(int):
+        yield encode([order[int(index)]], pipeline, pipeline.vae.device).latents
+
+
+# ----------------------------------------------------------------------------------------------------- faults
+
+
+@dataclass
+class Faults:
+    """Clips that could not be used so far: each named once, counted by reason."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, samples: list[Sample]) -> list[str]:
+        """Lines for the faults not seen before."""
+        new = {f.key: f for sample in samples for f in sample.faults if f.key not in self.reasons}
+        self.reasons |= {key: fault.reason for key, fault in new.items()}
+        return [f"leaving out {fault}" for fault in new.values()]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many clips by reason."""
+        return dict(Counter(self.reasons.values()))

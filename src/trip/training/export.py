@@ -1,0 +1,71 @@
+"""What a run is for: a pipeline with the averaged weights."""
+
+import copy
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trip.denoiser import TripDenoiser
+from trip.noise_fusion import NoiseFusion
+from trip.pipeline import TripPipeline
+from trip.residual_unet import ResidualUNet3D
+from trip.training.config import TrainingConfig
+from trip.training.parts import add_lora
+from trip.training.sharding import whole
+from trip.training.trainer import Run
+
+
+def export(run: Run, config: TrainingConfig, folder: Path, write: bool = True) -> None:
+    """Write folder/final, which `TripPipeline.from_pretrained` loads, and folder/lora where adapters were trained.
+
+    All processes call it, one with `write`.
+    """
+    pipeline = averaged_pipeline(run, config, write, folder / "lora")
+    if pipeline is None:
+        return
+    temporary = folder / ".final"
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline.to(getattr(torch, config.export_dtype)).save_pretrained(temporary)
+    shutil.rmtree(folder / "final", ignore_errors=True)
+    os.replace(temporary, folder / "final")
+
+
+def averaged_pipeline(
+    run: Run, config: TrainingConfig, build: bool = True, lora: Path | None = None
+) -> TripPipeline | None:
+    """A pipeline on the CPU that shares nothing with the run, adapters merged into its weights.
+
+    Args:
+        build: False in all processes but one; they only take part in gathering what is sharded, and get None.
+        lora: folder for the adapters alone, where adapters are trained.
+    """
+    state = {name: whole(value).cpu() for name, value in {**run.denoiser.state_dict(), **run.ema}.items()}
+    if not build:
+        return None
+    unet: Any = ResidualUNet3D.from_config(run.pipeline.unet.config)
+    fusion: Any = type(run.pipeline.fusion).from_config(run.pipeline.fusion.config)
+    if config.trainable == "lora":
+        add_lora(unet, config)
+    TripDenoiser(unet, fusion).load_state_dict(state)
+    if config.trainable == "lora":
+        if lora is not None:
+            unet.save_lora_adapter(lora)
+        unet.fuse_lora()
+        unet.unload_lora()
+    return standalone(run.pipeline, unet.eval(), fusion.eval(), config)
+
+
+def standalone(
+    pipeline: TripPipeline, unet: ResidualUNet3D, fusion: NoiseFusion, config: TrainingConfig
+) -> TripPipeline:
+    """A pipeline of these parts and copies of the frozen ones."""
+    parts = {"vae": copy.deepcopy(pipeline.vae).cpu(), "scheduler": pipeline.scheduler}
+    settings = {k: pipeline.config[k] for k in ("zero_text_padding", "max_text_length", "packaged_text_encoder")}
+    if not settings["packaged_text_encoder"]:
+        parts |= {"text_encoder": copy.deepcopy(pipeline.text_encoder).cpu(), "tokenizer": pipeline.tokenizer}
+    made = TripPipeline(**parts, **settings, unet=unet, fusion=fusion, default_guidance_scale=config.guidance_scale)
+    made.set_progress_bar_config(disable=True)
+    return made

@@ -1,0 +1,182 @@
+"""What a person sees of a run: a progress bar, log.jsonl, accelerate's trackers, filmstrips of the first clips."""
+
+import json
+import resource
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from tqdm import tqdm
+
+from trip.pipeline import TripPipeline
+from trip.training.batches import Positions, Source, encode
+from trip.training.config import TrainingConfig
+from trip.training.export import averaged_pipeline
+from trip.training.trainer import Run
+
+WINDOW = 50
+"""Steps that the bar averages over."""
+
+
+class Monitor:
+    """Shows one record a step; a context manager that closes what it opened.
+
+    Args:
+        folder: of the run. Records of a log from beyond the run's step are dropped: they are made again.
+        quiet: no bar.
+    """
+
+    def __init__(
+        self, run: Run, source: Source, config: TrainingConfig, folder: Path, accelerator: Accelerator, quiet: bool
+    ):
+        self.run, self.source, self.config, self.folder = run, source, config, folder
+        self.accelerator, self.main = accelerator, accelerator.is_main_process
+        self.recent: deque[dict] = deque(maxlen=WINDOW)
+        self.bar = tqdm(
+            total=config.steps, initial=run.step, disable=quiet or not self.main, unit="step", dynamic_ncols=True
+        )
+        if self.main:
+            self.log = open_log(folder / "log.jsonl", run.step)
+        accelerator.init_trackers(folder.name or "trip", config=plain_settings(config))
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.bar.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        if self.main:
+            self.log.close()
+
+    def show(self, record: dict) -> None:
+        """Log a record, move the bar, and make filmstrips when they are due."""
+        for note in record.pop("notes"):
+            self.say(note)
+        self.recent.append(record)
+        if self.main:
+            self.write(record)
+        every = self.config.validation_every
+        if every and record["step"] % every == 0:
+            self.validate(record["step"])
+
+    def write(self, record: dict) -> None:
+        """Log, trackers and bar, of the first process."""
+        self.log.write(json.dumps(record) + "\n")
+        self.log.flush()
+        self.accelerator.log({k: v for k, v in numbers(record).items() if k != "step"}, step=record["step"])
+        self.bar.set_postfix(summary(self.recent, self.config), refresh=False)
+        self.bar.update()
+
+    def say(self, message: str) -> None:
+        """A line above the bar, from the first process."""
+        if self.main:
+            self.bar.write(f"trip: {message}")
+
+    def validate(self, step: int) -> None:
+        """Draw validation/step-N.png: the run's first clips, real and made, with fixed seeds and captions.
+
+        All processes call it, since a sharded network is gathered; the first one samples.
+        """
+        pipeline = averaged_pipeline(self.run, self.config, self.main)
+        if pipeline is None:
+            return
+        picture = validation_picture(pipeline.to(self.accelerator.device), self.source, self.config)
+        path = self.folder / "validation" / f"step-{step}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({"validation": np.asarray(picture)[None]}, step=step, dataformats="NHWC")
+
+
+def open_log(path: Path, step: int):
+    """The log, for appending after the record of `step`."""
+    kept = []
+    if path.is_file():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    path.write_text("".join(kept))
+    return path.open("a")
+
+
+def plain_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The config in the types that trackers take."""
+    values = asdict(config)
+    return {k: v if isinstance(v, int | float | str) else json.dumps(v) for k, v in values.items()}
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """The record's numbers, those of its lists and tables by name."""
+    flat: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, list):
+            flat |= {f"{key}/{index}": x for index, x in enumerate(value, 2)}
+        elif isinstance(value, dict):
+            flat |= {f"{key}/{name}": x for name, x in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def summary(records: deque[dict], config: TrainingConfig) -> dict[str, str]:
+    """Postfix of the bar: means over the last steps."""
+    seconds = sum(r["step_seconds"] for r in records)
+    waited = sum(r["data_wait"] * r["step_seconds"] for r in records)
+    return {
+        "loss": f"{statistics.fmean(r['loss'] for r in records):.4f}",
+        "lr": f"{records[-1]['lr']:.1e}",
+        "clips/s": f"{config.batch_size * len(records) / seconds:.1f}",
+        "wait": f"{100 * waited / seconds:.1f}%",
+        "mem": f"{memory() / 2**30:.1f}G",
+    }
+
+
+def memory() -> int:
+    """Peak bytes: of the accelerator's memory where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# ------------------------------------------------------------------------------------------------ filmstrips
+
+
+@torch.no_grad()
+def validation_picture(pipeline: TripPipeline, source: Source, config: TrainingConfig) -> Image.Image:
+    """Rows of frames, two a clip: the real one as the autoencoder shows it, and what the pipeline makes of its first
+    frame and caption."""
+    positions = Positions(source, config)
+    samples = [positions[p] for p in range(min(config.validation_clips, len(source)))]
+    latents = encode(samples, pipeline, pipeline.device).latents
+    stills = pipeline.decode_latents(latents[:, :, :1])[:, :, 0] / 2 + 0.5
+    call: Any = pipeline
+    made = call(
+        list(stills.clamp(0, 1)),
+        [sample.caption for sample in samples],
+        generator=[torch.Generator().manual_seed(k) for k in range(len(samples))],
+        num_frames=latents.shape[2],
+        num_inference_steps=config.validation_steps,
+        guidance_scale=config.guidance_scale,
+        output_type="np",
+    ).frames
+    real = to_frames(pipeline.decode_latents(latents))
+    return filmstrips([row for pair in zip(real, made, strict=True) for row in pair])
+
+
+def to_frames(pixels: torch.Tensor) -> np.ndarray:
+    """[-1, 1] b 3 f H W -> [0, 1] b f H W 3."""
+    return (pixels.float().cpu() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
+
+
+def filmstrips(clips: list[np.ndarray]) -> Image.Image:
+    """Clips f H W 3 in [0, 1], one a row."""
+    rows = [np.concatenate(list(clip), axis=1) for clip in clips]
+    return Image.fromarray((np.concatenate(rows, axis=0) * 255 + 0.5).astype(np.uint8))

@@ -1,0 +1,192 @@
+"""The pipeline that a run trains: its parts out of a folder or fresh, and which of their weights move.
+
+=============================  =========================================================================
+`initial`                      UNet
+=============================  =========================================================================
+None                           `ResidualUNet3D` with random weights
+a TRIP pipeline                as it is
+ModelScopeT2V and alike        key for key; new input channels of zeros where the image is concatenated there
+Stable Diffusion               inflated: temporal layers start as the identity
+=============================  =========================================================================
+
+The fusion is the folder's own where `config.fusion` is empty and there is one, else new, with sigma measured on the
+clips that the run trains on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel, UNet3DConditionModel
+from torch import Tensor, nn
+
+from trip.layers.inflation import fit
+from trip.models import BUNDLED_MODEL, bundled_model_path
+from trip.noise_fusion import LinearNoiseFusion, NoiseFusion, OptimalNoiseFusion, TemporalNoiseFusion
+from trip.pipeline import TripPipeline, source_components, to_residual_unet
+from trip.residual_unet import ResidualUNet3D
+from trip.training.config import TrainingConfig
+from trip.training.schedule import make_scheduler
+
+FUSIONS = {"tnf": TemporalNoiseFusion, "optimal": OptimalNoiseFusion, "linear": LinearNoiseFusion}
+TEMPORAL = ("temp_convs.", "temp_attentions.", "transformer_in.", "frame_embed.")
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+PACKAGED_TEXT = {"packaged_text_encoder": True, "zero_text_padding": True, "max_text_length": 32}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from: components by name (unet and fusion None where they are to be made), and settings."""
+
+    components: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def load_start(config: TrainingConfig) -> Start:
+    """Read `initial`; everything in float32.
+
+    Raises:
+        ValueError: a folder that holds none of the known pipelines.
+    """
+    if config.initial is None:
+        vae = AutoencoderKL.from_pretrained(config.vae or bundled_model_path() / "vae")
+        return Start({"vae": vae, "unet": None, "fusion": None, "scheduler": None}, dict(PACKAGED_TEXT))
+    folder = str(bundled_model_path()) if config.initial == BUNDLED_MODEL else config.initial
+    start = load_trip(folder) if is_trip(folder) else load_foreign(folder, config)
+    if config.vae is not None:
+        start.components["vae"] = AutoencoderKL.from_pretrained(config.vae)
+    return start
+
+
+def is_trip(folder: str) -> bool:
+    """Whether a folder or hub id holds a TRIP pipeline."""
+    try:
+        return dict(DiffusionPipeline.load_config(folder)).get("_class_name") == TripPipeline.__name__  # pyright: ignore
+    except OSError as error:
+        reason = " ".join(str(error).split()).split(". ")[0]
+        raise ValueError(f"initial (={folder!r}) cannot be loaded: {reason}; check the path") from None
+
+
+def load_trip(folder: str) -> Start:
+    """Parts and settings of a TRIP pipeline."""
+    pipeline = TripPipeline.from_pretrained(folder, dtype=torch.float32)
+    names = ("packaged_text_encoder", "zero_text_padding", "max_text_length")
+    settings = {name: pipeline.config[name] for name in names}
+    components = dict(pipeline.components)
+    if settings["packaged_text_encoder"]:  # the pipeline takes it from the package again, and does not save it
+        components = {k: v for k, v in components.items() if k not in ("text_encoder", "tokenizer")}
+    return Start(components, settings)
+
+
+def load_foreign(folder: str, config: TrainingConfig) -> Start:
+    """Parts of a text-to-video or Stable Diffusion pipeline, their UNet as `ResidualUNet3D`."""
+    found = source_components(folder, {"dtype": torch.float32})
+    parts = {name: found[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler")} | {"fusion": None}
+    unet = found["unet"]
+    if isinstance(unet, UNet3DConditionModel):
+        parts["unet"] = to_residual_unet(unet)
+    elif isinstance(unet, UNet2DConditionModel):
+        parts["unet"] = ResidualUNet3D.from_image_unet(unet, **config.unet)
+    else:
+        raise ValueError(
+            f"initial (={folder!r}) holds a {type(unet).__name__}, which is no network of trip; start from a TRIP, "
+            "ModelScopeT2V or Stable Diffusion pipeline"
+        )
+    return Start(parts, {})
+
+
+def build_pipeline(config: TrainingConfig, measure: Callable[[TripPipeline], Tensor]) -> TripPipeline:
+    """The pipeline to train: parts of `initial`, the rest new.
+
+    Args:
+        measure: sigma of the clips to train on, given a pipeline that can encode them.
+
+    Raises:
+        ValueError: parts that do not fit each other, or a setting that no fusion has.
+    """
+    start = load_start(config)
+    parts = dict(start.components)
+    own = parts["fusion"] if not config.fusion else None
+    fusion = new_fusion(config) if own is None else own
+    torch.manual_seed(config.seed)
+    unet = ResidualUNet3D(**config.unet) if parts["unet"] is None else parts["unet"]
+    parts |= {
+        "unet": with_image_channels(unet, fusion, parts["vae"].config["latent_channels"]),
+        "fusion": fusion,
+        "scheduler": make_scheduler(fusion.config["prediction_type"], config.zero_terminal_snr, parts["scheduler"]),
+    }
+    pipeline = TripPipeline(**parts, **start.settings, default_guidance_scale=config.guidance_scale)
+    if own is None:
+        pipeline.register_modules(fusion=new_fusion(config, measure(pipeline)))
+    return pipeline
+
+
+def new_fusion(config: TrainingConfig, sigma: Tensor | None = None) -> NoiseFusion:
+    """A fresh fusion of `config.fusion`; its tables are `sigma`, or defaults."""
+    arguments = dict(config.fusion)
+    kind = arguments.pop("kind", "tnf")
+    if kind not in FUSIONS:
+        raise ValueError(f"fusion kind (={kind!r}) is unknown; choose one of {', '.join(FUSIONS)}")
+    table: dict[str, Any] = {}
+    if sigma is not None:
+        table = {"num_frames": len(sigma)} if kind == "linear" else {"sigma": sigma.tolist()}
+    torch.manual_seed(config.seed + 1)
+    return FUSIONS[kind](**{**table, **arguments})
+
+
+def with_image_channels(unet: ResidualUNet3D, fusion: NoiseFusion, latent_channels: int) -> ResidualUNet3D:
+    """The UNet with room for the image's channels where the fusion concatenates along channels; new weights are 0.
+
+    Raises:
+        ValueError: a UNet that takes neither the latents nor latents and image.
+    """
+    wanted = latent_channels * (2 if fusion.concat == "channel" else 1)
+    found = unet.config["in_channels"]
+    if found == wanted:
+        return unet
+    if not latent_channels == found < wanted:
+        raise ValueError(
+            f"the UNet takes {found} channels and concat={fusion.concat!r} over latents of {latent_channels} needs "
+            f"{wanted}; change unet.in_channels or the fusion's concat"
+        )
+    wider = ResidualUNet3D(**{**unet.config, "in_channels": wanted})
+    state = wider.state_dict()
+    wider.load_state_dict({name: fit(weight, state[name]) for name, weight in unet.state_dict().items()})
+    return wider
+
+
+# ------------------------------------------------------------------------------------------- what is trained
+
+
+def choose_trainable(unet: ResidualUNet3D, fusion: NoiseFusion, config: TrainingConfig) -> None:
+    """Set `requires_grad` as `config.trainable` says; "lora" adds adapters to the attention of `unet` first.
+
+    Raises:
+        ValueError: nothing to train.
+    """
+    unet.requires_grad_(config.trainable == "all")
+    fusion.requires_grad_(True)
+    if config.trainable == "temporal":
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(any(part in name for part in TEMPORAL))
+    if config.trainable == "lora":
+        add_lora(unet, config)
+    if not any(p.requires_grad for part in (unet, fusion) for p in part.parameters()):
+        raise ValueError(f"trainable (={config.trainable!r}) leaves nothing to train in a fusion without weights")
+
+
+def add_lora(unet: ResidualUNet3D, config: TrainingConfig) -> None:
+    """Adapters of rank `config.lora_rank` on queries, keys, values and outputs; they start as the identity."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise ValueError("trainable='lora' needs the package peft; install trip-i2v[lora]") from None
+    torch.manual_seed(config.seed)
+    rank = config.lora_rank
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION, init_lora_weights="gaussian"))
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a run changes, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

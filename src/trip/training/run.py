@@ -1,0 +1,130 @@
+"""A whole run on disk: start or resume, train, keep checkpoints, show what happens, export the pipeline."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import KwargsHandler
+
+from trip.training.batches import open_source
+from trip.training.checkpoint import checkpoints
+from trip.training.config import TrainingConfig
+from trip.training.export import export
+from trip.training.monitor import Monitor
+from trip.training.trainer import resume, save, start_run, training_loop
+
+
+def train(
+    config: TrainingConfig, folder: Path, *, resume_from: str | None = None, quiet: bool = False, cpu: bool = False
+) -> bool:
+    """Train in `folder` up to `config.steps`; False where SIGTERM ended the run early, with a checkpoint.
+
+    Args:
+        resume_from: "latest", "step-N", or None for a new run.
+
+    Raises:
+        ValueError: a folder that holds a run already, or none to resume.
+        OSError: a full disk and the like; checkpoints made before are kept.
+    """
+    started = choose_checkpoint(folder, resume_from)
+    accelerator = make_accelerator(config, folder, cpu)
+    source = open_source(config)
+    run = start_run(config, source, accelerator)
+    if started is not None:
+        resume(run, started)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        config.save(folder / "config.json")
+    with Monitor(run, source, config, folder, accelerator, quiet) as monitor, termination() as asked:
+        for record in training_loop(run, source, config, accelerator):
+            monitor.show(record)
+            stop = anywhere(bool(asked), accelerator)
+            if stop or run.step % config.checkpoint_every == 0 or run.step == config.steps:
+                save(run, folder / "checkpoints", config.keep_checkpoints, write=accelerator.is_main_process)
+                accelerator.wait_for_everyone()
+            if stop and run.step < config.steps:
+                monitor.say(f"stopped at step {run.step}, as asked; go on with --resume latest")
+                return False
+    export(run, config, folder, write=accelerator.is_main_process)
+    accelerator.end_training()
+    return True
+
+
+def choose_checkpoint(folder: Path, resume_from: str | None) -> Path | None:
+    """The checkpoint to resume, or None for a new run.
+
+    Raises:
+        ValueError: see `train`.
+    """
+    found = checkpoints(folder / "checkpoints")
+    if resume_from is None:
+        if found:
+            raise ValueError(
+                f"{folder} holds a run at step {max(found)}; go on with --resume latest, or choose another --output-dir"
+            )
+        return None
+    if resume_from == "latest":
+        return found[max(found)] if found else None
+    wanted = {path.name: path for path in found.values()}
+    if resume_from not in wanted:
+        names = ", ".join(wanted) or "none"
+        raise ValueError(f"--resume (={resume_from!r}) is no checkpoint of {folder}; there are: {names}")
+    return wanted[resume_from]
+
+
+def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Accelerator:
+    """Accelerate, on whatever processes and devices launched us."""
+    unused = not config.fusion.get("shortcut", True)  # TRIP- has a fusion that takes no part
+    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
+    return Accelerator(
+        mixed_precision=config.mixed_precision,
+        cpu=cpu,
+        log_with=[*installed_trackers(config)] or None,
+        project_dir=folder,
+        kwargs_handlers=handlers,
+    )
+
+
+def installed_trackers(config: TrainingConfig) -> list[str]:
+    """The trackers of the config that are installed; tensorboard is optional, others are asked for and must be.
+
+    Raises:
+        ValueError: an unknown tracker, or one that is not installed.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = [str(tracker) for tracker in get_available_trackers()]
+    for tracker in config.trackers:
+        if tracker not in LOGGER_TYPE_TO_CLASS:
+            raise ValueError(f"tracker {tracker!r} is unknown; choose from {', '.join(LOGGER_TYPE_TO_CLASS)}")
+        if tracker not in available and tracker != "tensorboard":
+            raise ValueError(f"tracker {tracker!r} is not installed; pip install {tracker}, or leave it out")
+    return [tracker for tracker in config.trackers if tracker in available]
+
+
+@contextmanager
+def termination() -> Iterator[list[int]]:
+    """A list that SIGTERM makes true, so that the run ends after the step at hand; the handler is put back."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def anywhere(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether the flag is set in any process."""
+    if accelerator.num_processes == 1:
+        return flag
+    total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum")
+    return bool(total > 0)  # pyright: ignore[reportOperatorIssue]
+
+
+def interrupted(folder: Path) -> str:
+    """What to say after Ctrl-C."""
+    found = checkpoints(folder / "checkpoints")
+    return f"the last checkpoint is step {max(found)}; go on with --resume latest" if found else "nothing was saved yet"

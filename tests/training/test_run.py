@@ -1,0 +1,182 @@
+"""Whole runs as a person starts them: killed, ended, resumed, on two processes, on a full disk."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trip.apps.cli import main
+from trip.pipeline import TripPipeline
+from trip.training.config import TrainingConfig
+
+KILL_WHILE_SAVING = """
+import os, signal, sys
+from trip.apps.cli import main
+from trip.training import checkpoint
+real, calls = checkpoint.save_file, []
+def save_file(*arguments):
+    calls.append(arguments)
+    if len(calls) == 7:  # the second file of the second checkpoint
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*arguments)
+checkpoint.save_file = save_file
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.fixture
+def small(config: TrainingConfig, tmp_path: Path) -> Path:
+    """The settings of a run of ten steps, as a file."""
+    path = tmp_path / "settings.json"
+    dataclasses.replace(config, steps=10, checkpoint_every=3, keep_checkpoints=0).save(path)
+    return path
+
+
+def command(settings: Path, folder: Path, *flags: str) -> list[str]:
+    return ["train", "--config", str(settings), "--output-dir", str(folder), "--cpu", "--quiet", *flags]
+
+
+def trip(*arguments: str, program: tuple[str, ...] = ("-m", "trip.apps.cli"), check: bool = True):
+    """Run the command line in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, *program, *arguments], capture_output=True, text=True, env=environment)
+    if check:
+        assert result.returncode == 0, result.stderr
+    return result
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trip.apps.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
+    """Until the log has a step, or the process ends."""
+    log = folder / "log.jsonl"
+    while process.poll() is None and not (log.is_file() and f'"step": {step},' in log.read_text()):
+        time.sleep(0.002)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / "step-10" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_killed_runs_resume_to_the_same_weights(small: Path, tmp_path: Path) -> None:
+    """SIGKILL in the first steps, between checkpoints, and while a checkpoint is written."""
+    trip(*command(small, tmp_path / "whole"))
+    for step in (1, 5):
+        folder = tmp_path / f"killed-{step}"
+        process = start(*command(small, folder))
+        wait_for_step(process, folder, step)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        trip(*command(small, folder, "--resume", "latest"))
+        assert same(weights(folder), weights(tmp_path / "whole"))
+    folder = tmp_path / "killed-saving"
+    killed = trip(*command(small, folder), program=("-c", KILL_WHILE_SAVING), check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [p.name for p in (folder / "checkpoints").iterdir() if not p.name.startswith(".")] == ["step-3"]
+    trip(*command(small, folder, "--resume", "latest"))
+    assert same(weights(folder), weights(tmp_path / "whole"))
+    losses = [[record["loss"] for record in records(f)] for f in (folder, tmp_path / "whole")]
+    assert losses[0] == losses[1] and len(losses[0]) == 10
+    assert TripPipeline.from_pretrained(folder / "final").text_encoder is not None
+    assert not (folder / "final" / "text_encoder").exists()
+
+
+def test_sigterm_saves_and_ends_well(small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(*command(small, folder, "--steps", "100000"))
+    wait_for_step(process, folder, 2)
+    process.terminate()
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "as asked; go on with --resume latest" in output + errors and not (folder / "final").exists()
+    saved = max(int(p.name.removeprefix("step-")) for p in (folder / "checkpoints").iterdir())
+    assert saved == len(records(folder))
+
+
+def test_two_processes_reach_the_weights_of_one(small: Path, tmp_path: Path) -> None:
+    """Relative difference of every tensor's norm at most 1e-4 after 20 steps, losses equal to 1e-5."""
+    flags = ("--steps", "20", "--optimizer", "adamw", "--batch-size", "8")
+    trip(*command(small, tmp_path / "one", *flags))
+    trip(*command(small, tmp_path / "two", *flags), program=(*TORCHRUN, "-m", "trip.apps.cli"))
+    one, two = (load_file(tmp_path / n / "checkpoints" / "step-20" / "model.safetensors") for n in ("one", "two"))
+    for name, weight in one.items():
+        assert abs(weight.norm() - two[name].norm()) <= 1e-4 * weight.norm().clamp_min(1e-6), name
+    for a, b in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_sharded_processes_reach_the_weights_of_one(small: Path, tmp_path: Path) -> None:
+    """FSDP2 over two CPU processes: weights and moments as in one process, a resumed run, a pipeline that loads."""
+    flags = ("--steps", "6", "--optimizer", "adamw", "--validation-every", "6", "--validation-steps", "2")
+    trip(*command(small, tmp_path / "one", *flags))
+    launcher = (*TORCHRUN, str(Path(__file__).with_name("sharded_run.py")))
+    trip(*command(small, tmp_path / "two", *flags), program=launcher)
+    for file in ("model", "ema", "optimizer-0"):
+        one, two = (load_file(tmp_path / n / "checkpoints" / "step-6" / f"{file}.safetensors") for n in ("one", "two"))
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-3)
+    trip(*command(small, tmp_path / "two", *flags, "--steps", "8", "--resume", "latest"), program=launcher)
+    trip(*command(small, tmp_path / "one", *flags, "--steps", "8", "--resume", "latest"))
+    assert records(tmp_path / "two")[-1]["loss"] == pytest.approx(records(tmp_path / "one")[-1]["loss"], rel=1e-4)
+    assert TripPipeline.from_pretrained(tmp_path / "two" / "final").fusion.concat == "channel"
+
+
+def test_a_folder_with_a_run_is_not_overwritten(small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    trip(*command(small, folder))
+    again = trip(*command(small, folder), check=False)
+    assert again.returncode == 2 and "holds a run at step 10; go on with --resume latest" in again.stderr
+    other = trip(*command(small, folder, "--resume", "step-5"), check=False)
+    assert other.returncode == 2 and "there are: step-3, step-6, step-9, step-10" in other.stderr
+    more = trip(*command(small, folder, "--resume", "latest", "--steps", "12"))
+    assert "steps: 10 -> 12" in more.stderr
+    assert records(folder)[-1]["step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset", "smoke", "--config", "x.json"], "exclude each other"),
+        (["--config", "nowhere.json"], "there is no config nowhere.json; check the path"),
+        (["--preset", "smoke", "--caption-dropout", "1.5"], "caption_dropout (=1.5) must lie in 0 to 1"),
+        (["--preset", "smoke", "--trackers", "paper"], "tracker 'paper' is unknown; choose from"),
+        (["--preset", "smoke", "--data", "nowhere"], "nowhere"),
+        (["--preset", "smoke", "--initial", "nowhere"], "there is no model folder 'nowhere'"),
+    ],
+)
+def test_bad_settings_are_one_line(flags: list[str], message: str, tmp_path: Path, capsys) -> None:
+    assert main(["train", "--output-dir", str(tmp_path / "run"), "--cpu", *flags]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0], lines
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_what_would_be_done(small: Path, tmp_path: Path, capsys) -> None:
+    assert main(command(small, tmp_path / "run", "--dry-run")) == 0
+    output = capsys.readouterr().out
+    assert "40 in 10 steps of 4 (3.3 epochs)" in output and "parameters   UNet" in output
+    assert sorted(os.listdir(tmp_path / "run")) == ["first-batch.png"]
