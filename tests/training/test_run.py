@@ -102,6 +102,7 @@ def test_killed_runs_resume_to_the_same_weights(small: Path, tmp_path: Path) -> 
     assert losses[0] == losses[1] and len(losses[0]) == 10
     assert TripPipeline.from_pretrained(folder / "final").text_encoder is not None
     assert not (folder / "final" / "text_encoder").exists()
+    assert str(tmp_path) not in "".join(path.read_text() for path in (folder / "final").rglob("*.json"))
 
 
 def test_sigterm_saves_and_ends_well(small: Path, tmp_path: Path) -> None:

@@ -62,10 +62,18 @@ def standalone(
     pipeline: TripPipeline, unet: ResidualUNet3D, fusion: NoiseFusion, config: TrainingConfig
 ) -> TripPipeline:
     """A pipeline of these parts and copies of the frozen ones."""
-    parts = {"vae": copy.deepcopy(pipeline.vae).cpu(), "scheduler": pipeline.scheduler}
+    parts = {"vae": nameless(pipeline.vae), "scheduler": pipeline.scheduler}
     settings = {k: pipeline.config[k] for k in ("zero_text_padding", "max_text_length", "packaged_text_encoder")}
     if not settings["packaged_text_encoder"]:
         parts |= {"text_encoder": copy.deepcopy(pipeline.text_encoder).cpu(), "tokenizer": pipeline.tokenizer}
     made = TripPipeline(**parts, **settings, unet=unet, fusion=fusion, default_guidance_scale=config.guidance_scale)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def nameless(vae: Any) -> Any:
+    """A copy on the CPU whose config does not say where the original lay."""
+    public = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    copied = type(vae).from_config(public)
+    copied.load_state_dict(vae.state_dict())
+    return copied.eval()
