@@ -53,7 +53,7 @@ class Counted:
     def clip(self, index: int) -> RenderedClip:
         with open(self.log, "a") as log:
             log.write(f"{index} {os.getpid()}\n")
-        time.sleep(600 if index == self.stalled else self.seconds)
+        time.sleep(120 if index == self.stalled else self.seconds)
         if index == self.deadly:
             os._exit(11)
         if index in self.faulty:
