@@ -89,7 +89,8 @@ def test_killed_runs_resume_to_the_same_weights(small: Path, tmp_path: Path) -> 
         process = start(*command(small, folder))
         wait_for_step(process, folder, step)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
         trip(*command(small, folder, "--resume", "latest"))
         assert same(weights(folder), weights(tmp_path / "whole"))
     folder = tmp_path / "killed-saving"
