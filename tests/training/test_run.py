@@ -32,6 +32,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+"""The bits of a sum depend on the number of threads; all processes that are compared have one."""
+
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -49,17 +52,15 @@ def command(settings: Path, folder: Path, *flags: str) -> list[str]:
 
 def trip(*arguments: str, program: tuple[str, ...] = ("-m", "trip.apps.cli"), check: bool = True):
     """Run the command line in a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run([sys.executable, *program, *arguments], capture_output=True, text=True, env=environment)
+    result = subprocess.run([sys.executable, *program, *arguments], capture_output=True, text=True, env=ONE_THREAD)
     if check:
         assert result.returncode == 0, result.stderr
     return result
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "trip.apps.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    program = [sys.executable, "-m", "trip.apps.cli", *arguments]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
 
 
 def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
