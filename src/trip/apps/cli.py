@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
+from trip.apps.ablate_options import Ablate
 from trip.apps.cache_options import DataCache
 from trip.apps.data_options import DATA_COMMANDS, DataCheck, DataShard, DataSynth
 from trip.apps.errors import EXIT_ERROR, EXIT_INTERRUPTED, quiet_libraries, report, say
@@ -32,6 +33,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "weights": Weights,
+    "ablate": Ablate,
 }
 GROUPS = {
     "data": (
@@ -40,7 +42,7 @@ GROUPS = {
     )
 }
 
-Options = Animate | Info | Calibrate | Train | DataCheck | DataShard | DataSynth | DataCache | Evaluate | Weights
+Options = Animate | Info | Calibrate | Train | DataCheck | DataShard | DataSynth | DataCache | Evaluate | Weights | Ablate
 
 DESCRIPTION = """Animate still pictures with a diffusion model (TRIP, arXiv 2403.17005).
 
@@ -114,6 +116,10 @@ def run(options: Options) -> int:
             from trip.apps.evaluate import weights
 
             return weights(options)
+        case Ablate():
+            from trip.apps.ablate import ablate
+
+            return ablate(options)
 
 
 def parse(arguments: list[str]) -> Options | int:

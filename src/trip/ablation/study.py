@@ -1,0 +1,306 @@
+"""A study on disk: a grid of variants and seeds, each trained, scored, and its run thrown away.
+
+    STUDY/study.json              the settings; a folder of another study is refused
+    STUDY/tuning.json             how the ends of `trip-w-tuned` were chosen
+    STUDY/runs/VARIANT-SEED/      runs under way, see `trip.training`; of finished ones the log and the pipeline
+    STUDY/scores/VARIANT-SEED.npz what each network is worth
+
+Every run and score is under a lock, so that several processes, started with the same command, share the work; a killed
+one loses nothing but the steps since a checkpoint.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from trip.ablation.scores import (
+    HeldOut,
+    clip_scores,
+    held_out_clips,
+    make_clips,
+    sample_errors,
+    snr_at,
+    static_errors,
+    still_clips,
+)
+from trip.ablation.variants import LADDER, LINEAR_ENDS, VARIANTS, base_config, check_names, trained, variant_config
+from trip.data.latents import replace_file
+from trip.evaluation.features.base import FeatureNetwork
+from trip.noise_fusion import TrainingFreeNoiseFusion
+from trip.noise_prior import sample_from_prediction
+from trip.pipeline import TripPipeline
+from trip.training.batches import Positions, open_source
+from trip.training.calibration import measure, spread_timesteps
+from trip.training.config import TrainingConfig
+from trip.training.parts import build_pipeline
+from trip.training.run import train
+from trip.training.trainer import clips_sigma
+
+DEFAULT_VARIANTS = tuple(VARIANTS)
+TUNING_SEED = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is compared, on what, at which budget.
+
+    Attributes:
+        base: the settings of every run but for the fusion and the seed. held_out: cache of clips that none trains on.
+        variants: of `trip.ablation.variants.VARIANTS`. seeds: runs of each.
+        error_clips, made_clips: how many held-out clips errors are measured on, and animated.
+        sampling_steps, guidance_scale: of animated ones.
+        tuning_steps: of the runs that `trip-w-tuned` chooses its ends by.
+    """
+
+    base: TrainingConfig = field(default_factory=base_config)
+    held_out: str = "runs/held-out"
+    variants: tuple[str, ...] = DEFAULT_VARIANTS
+    seeds: int = 3
+    error_clips: int = 128
+    made_clips: int = 48
+    sampling_steps: int = 20
+    guidance_scale: float = 3.0
+    tuning_steps: int = 40
+
+    def __post_init__(self) -> None:
+        check_names(self.variants)
+        if self.seeds < 1 or self.error_clips < max(self.made_clips, 2):
+            raise ValueError(
+                f"seeds (={self.seeds}) must be at least 1 and error_clips (={self.error_clips}) at least made_clips "
+                f"(={self.made_clips}); raise them"
+            )
+
+
+Say = Callable[[str], object]
+
+
+def run_study(study: Study, folder: Path, features: FeatureNetwork | None, *, cpu: bool = False, say: Say = print):
+    """Do what is left of a study; returns whether all of it is done (another process may be at the rest).
+
+    Args:
+        features: the network of F-Consistency, or None. say: told what begins.
+
+    Raises:
+        ValueError: a folder of another study, or settings that no run can have.
+    """
+    open_study(study, folder)
+    clips = held_out_clips(Path(study.held_out), study.error_clips)
+    for seed in range(study.seeds):
+        for name in order(study.variants):
+            target = scores_path(folder, name, seed)
+            with taken(folder, f"{name}-{seed}") as free:
+                if target.is_file() or not free:
+                    continue
+                say(f"{VARIANTS[name].title}, seed {seed}")
+                write_scores(target, scored(study, folder, name, seed, clips, features, cpu, say))
+    return not missing(study, folder)
+
+
+def open_study(study: Study, folder: Path) -> None:
+    """Create the folder, or check that it holds the same study; more seeds or variants are the same one.
+
+    Raises:
+        ValueError: names the settings in which it differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, wanted = folder / "study.json", plain(study)
+    found = json.loads(path.read_text()) if path.is_file() else wanted
+    grows = ("variants", "seeds")
+    different = [k for k in wanted if k not in grows and found.get(k) != wanted[k]]
+    if different:
+        changes = "; ".join(difference(k, found.get(k), wanted[k]) for k in different)
+        raise ValueError(f"{folder} holds another study ({changes}); choose another folder")
+    replace_file(path, lambda file: file.write_text(json.dumps(wanted, indent=2) + "\n"))
+
+
+def plain(study: Study) -> dict[str, Any]:
+    """The settings as JSON has them."""
+    return json.loads(json.dumps(asdict(study)))
+
+
+def difference(name: str, there: Any, wanted: Any) -> str:
+    """One differing setting, of `base` the settings within."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        keys = [key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key)]
+        return ", ".join(f"{name}.{key}: {there.get(key)!r} there, {wanted.get(key)!r} wanted" for key in sorted(keys))
+    return f"{name}: {there!r} there, {wanted!r} wanted"
+
+
+def order(names: tuple[str, ...]) -> list[str]:
+    """Trained variants first, since baselines may use their networks."""
+    return [n for n in names if n not in LADDER] + [n for n in names if n in LADDER]
+
+
+def missing(study: Study, folder: Path) -> list[str]:
+    """Scores that are not there yet."""
+    pairs = [(name, seed) for seed in range(study.seeds) for name in study.variants]
+    return [f"{name}-{seed}" for name, seed in pairs if not scores_path(folder, name, seed).is_file()]
+
+
+@contextmanager
+def taken(folder: Path, name: str, wait: bool = False) -> Iterator[bool]:
+    """Hold a piece of work against other processes; yields False where another one has it."""
+    (folder / "locks").mkdir(exist_ok=True)
+    lock = FileLock(folder / "locks" / name, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+# ---------------------------------------------------------------------------------------------------- scoring
+
+
+def scores_path(folder: Path, name: str, seed: int) -> Path:
+    """Where the scores of a variant and seed are."""
+    return folder / "scores" / f"{name}-{seed}.npz"
+
+
+def write_scores(path: Path, scores: dict[str, np.ndarray]) -> None:
+    """Write arrays whose first axis is the clip, in one step."""
+    path.parent.mkdir(exist_ok=True)
+
+    def write(file: Path) -> None:
+        with file.open("wb") as opened:
+            np.savez(opened, **scores)  # pyright: ignore[reportArgumentType]
+
+    replace_file(path, write)
+
+
+def scored(
+    study: Study,
+    folder: Path,
+    name: str,
+    seed: int,
+    clips: HeldOut,
+    features: FeatureNetwork | None,
+    cpu: bool,
+    say: Say,
+) -> dict[str, np.ndarray]:
+    """Train what the variant needs, and measure it on the held-out clips."""
+    pipeline = network_of(study, folder, name, seed, cpu, say)
+    some = HeldOut(
+        latents=clips.latents[: study.made_clips],
+        captions=clips.captions[: study.made_clips],
+        kinds=clips.kinds[: study.made_clips],
+    )
+    if name == "static":
+        errors, made = static_errors(clips), still_clips(pipeline, some)
+    else:
+        errors = sample_errors(pipeline, clips)
+        made = make_clips(pipeline, some, study.sampling_steps, study.guidance_scale)
+    return {"errors": errors, "snr": snr_at(pipeline.scheduler), **clip_scores(made, some.kinds, features)}
+
+
+def network_of(study: Study, folder: Path, name: str, seed: int, cpu: bool, say: Say) -> TripPipeline:
+    """The pipeline of a variant, trained where it has to be."""
+    if VARIANTS[name].trained_as is None:
+        return untrained(variant_config(study.base, "prior", seed))
+    origin = trained((name,))[0]
+    final = folder / "runs" / f"{origin}-{seed}" / "final"
+    with taken(folder, f"run-{origin}-{seed}", wait=True):
+        if not final.is_dir():
+            ends = tuned_ends(study, folder, cpu, say) if origin == "trip-w-tuned" else None
+            train_variant(variant_config(study.base, origin, seed, ends), final.parent, cpu)
+    pipeline = loaded(final)
+    return training_free(pipeline, study.base) if name == "training-free" else pipeline
+
+
+def train_variant(config: TrainingConfig, folder: Path, cpu: bool) -> None:
+    """Train, or go on; of a finished run the checkpoints are deleted."""
+    if not train(config, folder, resume_from="latest", quiet=False, cpu=cpu):
+        raise KeyboardInterrupt
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def loaded(folder: Path) -> TripPipeline:
+    """A trained pipeline, silent, in float32."""
+    pipeline = TripPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+# -------------------------------------------------------------------------------------------------- baselines
+
+
+def untrained(config: TrainingConfig) -> TripPipeline:
+    """Variance-optimal fusion with a network that outputs 0: the prior alone."""
+    source = open_source(config)
+    pipeline = build_pipeline(config, lambda pipeline: clips_sigma(pipeline, source, config))
+    torch.nn.init.zeros_(pipeline.unet.conv_out.weight)
+    torch.nn.init.zeros_(pipeline.unet.conv_out.bias)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def training_free(blind: TripPipeline, config: TrainingConfig, clips: int = 32) -> TripPipeline:
+    """A text-to-video pipeline fused with the prior; sigma and tau measured on training clips."""
+    order_, scheduler = Positions(open_source(config), config), blind.scheduler
+    generator, grid = torch.Generator().manual_seed(0), spread_timesteps(11)
+
+    def examples():
+        for position in range(clips):
+            sample = order_[position]
+            text = blind.encode_prompt([sample.caption])[0]
+
+            def estimate(z_t, t, signal, noise, text=text):
+                residual = blind.unet(z_t, t.expand(1), text).sample
+                return sample_from_prediction(residual, z_t, signal, noise, "epsilon")
+
+            yield sample.clip[None].float(), estimate
+
+    with torch.no_grad():
+        found = measure(examples(), scheduler.alphas_cumprod, grid, generator)  # pyright: ignore
+    fusion = TrainingFreeNoiseFusion(
+        sigma=found.sigma.tolist(), tau=found.tau.tolist(), tau_timesteps=[float(t) for t in grid]
+    )
+    blind.register_modules(fusion=fusion)
+    return blind
+
+
+# ----------------------------------------------------------------------------------------------------- tuning
+
+
+def tuned_ends(study: Study, folder: Path, cpu: bool, say: Say) -> tuple[float, float]:
+    """The ends of Eq. 9's lambda with the least loss on training clips, after short runs of a seed of their own."""
+    path = folder / "tuning.json"
+    with taken(folder, "tuning", wait=True):
+        if not path.is_file():
+            losses = {json.dumps(ends): tuning_loss(study, folder, ends, cpu, say) for ends in LINEAR_ENDS}
+            replace_file(path, lambda file: file.write_text(json.dumps(losses, indent=2) + "\n"))
+        losses = json.loads(path.read_text())
+    return tuple(json.loads(min(losses, key=losses.__getitem__)))
+
+
+def tuning_loss(study: Study, folder: Path, ends: tuple[float, float], cpu: bool, say: Say) -> float:
+    """The training loss's weighting of the error on training clips, after a short run."""
+    say(f"tuning Eq. 9: lambda from {ends[0]} to {ends[1]}")
+    config = variant_config(replace(study.base, steps=study.tuning_steps), "trip-w-tuned", TUNING_SEED, ends)
+    run = folder / "runs" / f"tuning-{ends[0]}-{ends[1]}"
+    if not (run / "final").is_dir():
+        train_variant(config, run, cpu)
+    source = open_source(config)
+    pipeline, positions = loaded(run / "final"), Positions(source, config)
+    samples = [positions[len(source) // 2 + i] for i in range(64)]
+    clips = HeldOut(
+        latents=torch.stack([s.clip for s in samples]).float(),
+        captions=[s.caption for s in samples],
+        kinds=[None] * len(samples),
+    )
+    sigma = clips_sigma(pipeline, source, config).numpy()
+    moving = sigma > 0
+    weight = snr_at(pipeline.scheduler)[:, None] + 1 / sigma[moving] ** 2  # the "residual" objective
+    return float((weight * sample_errors(pipeline, clips)[:, :, moving]).mean())
