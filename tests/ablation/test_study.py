@@ -125,6 +125,19 @@ def test_a_killed_study_ends_with_the_same_scores(study: Study, tmp_path: Path) 
         assert all(np.allclose(one[key], other[key], rtol=1e-4, atol=1e-6) for key in one)
 
 
+def test_a_study_goes_on_from_another(study: Study, tmp_path: Path) -> None:
+    first = replace(study, variants=("tnf",))
+    run_study(first, tmp_path / "first", None, cpu=True, say=silent)
+    second = replace(
+        first, start=str(tmp_path / "first"), base=replace(first.base, steps=1, unet_lr=0.0, fusion_lr=0.0)
+    )
+    run_study(second, tmp_path / "second", None, cpu=True, say=silent)
+    errors = [arrays(tmp_path / name, "tnf")["errors"] for name in ("first", "second")]
+    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-3)
+    with pytest.raises(ValueError, match="optimal-0/final is not there to go on from; finish that study"):
+        run_study(replace(second, variants=("optimal",)), tmp_path / "second", None, cpu=True, say=silent)
+
+
 def test_what_another_process_does_is_left_to_it(study: Study, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()

@@ -58,6 +58,7 @@ class Study:
         error_clips, made_clips: how many held-out clips errors are measured on, and animated.
         sampling_steps, guidance_scale: of animated ones.
         tuning_steps: of the runs that `trip-w-tuned` chooses its ends by.
+        start: another study's folder; every variant goes on from its own weights there, with its fusion's tables.
     """
 
     base: TrainingConfig = field(default_factory=base_config)
@@ -69,6 +70,7 @@ class Study:
     sampling_steps: int = 20
     guidance_scale: float = 3.0
     tuning_steps: int = 40
+    start: str | None = None
 
     def __post_init__(self) -> None:
         check_names(self.variants)
@@ -213,10 +215,24 @@ def network_of(study: Study, folder: Path, name: str, seed: int, cpu: bool, say:
     final = folder / "runs" / f"{origin}-{seed}" / "final"
     with taken(folder, f"run-{origin}-{seed}", wait=True):
         if not final.is_dir():
-            ends = tuned_ends(study, folder, cpu, say) if origin == "trip-w-tuned" else None
-            train_variant(variant_config(study.base, origin, seed, ends), final.parent, cpu)
+            train_variant(run_config(study, folder, origin, seed, cpu, say), final.parent, cpu)
     pipeline = loaded(final)
     return training_free(pipeline, study.base) if name == "training-free" else pipeline
+
+
+def run_config(study: Study, folder: Path, name: str, seed: int, cpu: bool, say: Say) -> TrainingConfig:
+    """The settings of a variant's run: from fresh weights, or from those of the study that this one goes on from.
+
+    Raises:
+        ValueError: a network that is not there to go on from.
+    """
+    if study.start is None:
+        ends = tuned_ends(study, folder, cpu, say) if name == "trip-w-tuned" else None
+        return variant_config(study.base, name, seed, ends)
+    initial = Path(study.start) / "runs" / f"{name}-{seed}" / "final"
+    if not initial.is_dir():
+        raise ValueError(f"{initial} is not there to go on from; finish that study, or leave out {name}")
+    return replace(study.base, initial=str(initial), unet={}, fusion={}, warm_start_text=False, seed=seed)
 
 
 def train_variant(config: TrainingConfig, folder: Path, cpu: bool) -> None:

@@ -49,7 +49,8 @@ def study_of(options: Ablate) -> Study:
     base = replace(base, data=options.data, **given(steps=options.steps))
     names = {"variants": tuple(options.variants.split(","))} if options.variants else {}
     counts = given(seeds=options.seeds, error_clips=options.error_clips, made_clips=options.made_clips)
-    return Study(base=base, held_out=str(options.held_out), **names, **counts)
+    start = None if options.start is None else str(options.start)
+    return Study(base=base, held_out=str(options.held_out), start=start, **names, **counts)
 
 
 def given(**values: Any) -> dict[str, Any]:

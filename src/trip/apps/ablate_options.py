@@ -40,6 +40,8 @@ class Ablate(Verbosity):
     """Held-out clips that errors are measured on (default: 128)."""
     made_clips: Integer = None
     """Of them, clips that are animated (default: 48)."""
+    start: Folder = None
+    """Another study's folder: every variant goes on from its own weights there."""
     config: File = None
     """Settings shared by all runs, as `trip train` writes them; fusion and seed are the variants'."""
     weights: Folder = None
