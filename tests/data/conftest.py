@@ -1,12 +1,12 @@
 """Fixtures of the clips that the data tests make."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import made_clips
 import pytest
+
+import made_clips
+import permissions
 
 
 @pytest.fixture(name="numbered")
@@ -23,7 +23,5 @@ def clips_fixture() -> object:
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A scratch folder that unprivileged users can enter (pytest's own is private)."""
-    folder = Path(tempfile.mkdtemp(prefix="trip-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    with permissions.folder_for_all() as folder:
+        yield folder

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from permissions import unprivileged
 from trip.data import check as module
 from trip.data.check import check_examples
 from trip.data.datasets import read_examples
@@ -32,7 +33,7 @@ def folder(clips, open_folder):
 def test_every_broken_file_is_named(clips, folder, tmp_path):
     where, broken = folder
     examples = read_examples(where)
-    with clips.unprivileged():
+    with unprivileged():
         report = check_examples(examples, DECODING, workers=0)
     assert {fault.key: fault.reason for fault in report.faults} == broken
     assert len(report.good) == 81 and len(broken) == 9

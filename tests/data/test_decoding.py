@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from permissions import unprivileged
 from trip.data import decoding as module
 from trip.data.decoding import FAULTS, ClipFault, Decoding, decode_clip, decode_example, inspect_clip, may_flip, nearest
 from trip.data.examples import Example
@@ -154,7 +155,7 @@ def test_other_words_allow_flipping(caption):
 
 def test_every_kind_of_damage_has_its_reason(clips, open_folder):
     for name, reason in clips.broken_clips(open_folder).items():
-        with clips.unprivileged(), pytest.raises(ClipFault) as caught:
+        with unprivileged(), pytest.raises(ClipFault) as caught:
             decode_clip(open_folder / name, settings(), rng())
         fault = caught.value
         assert (fault.reason, fault.key) == (reason, str(open_folder / name)), fault

@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import subprocess
-from contextlib import contextmanager
 from fractions import Fraction
 
 import av
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import trip.data.video as video
+from permissions import unprivileged
 from trip.data.metadata import sidecar_path
 from trip.data.video import check_output, read_video, write_video
 
@@ -381,19 +381,6 @@ def test_system_errors_are_one_line(tmp_path, monkeypatch, code, call):
     assert caught.value.errno == code
     assert str(tmp_path / "a.mp4") in lines_of(caught.value) and "internal name" not in str(caught.value)
     assert left_in(tmp_path) == []
-
-
-@contextmanager
-def unprivileged():
-    """Root ignores permissions: become nobody for a while."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize("name", NAMES)

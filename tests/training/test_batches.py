@@ -1,6 +1,7 @@
 """Batches depend on (seed, position) alone; clips that cannot be used give way, and are named."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from trip.data.decoding import ClipFault
 from trip.data.video import write_video
+from trip.training import batches
 from trip.training.batches import (
     CachedClips,
     DrawnClips,
@@ -21,6 +23,7 @@ from trip.training.batches import (
     open_source,
 )
 from trip.training.config import TrainingConfig
+from trip.training.loaders import lost_workers
 
 
 class Numbers:
@@ -68,6 +71,31 @@ def test_broken_clips_give_way_and_are_named_once(config: TrainingConfig) -> Non
     assert faults.counts == {"corrupt": 2}
     with pytest.raises(ValueError, match=r"10 clips in a row cannot be used, the last: clip-.*; run trip data check"):
         Positions(Numbers(broken=tuple(range(10))), config)[0]
+
+
+def first_batch(source: Numbers, config: TrainingConfig) -> None:
+    """What a run does at its start, with a process that loads."""
+    with lost_workers():
+        next(iter(make_loader(source, dataclasses.replace(config, workers=1), 0)))
+
+
+def test_the_error_of_a_loading_process_is_told_without_its_traceback(config: TrainingConfig) -> None:
+    words = r"^10 clips in a row cannot be used, the last: clip-.: damaged data; run trip data check$"
+    with pytest.raises(ValueError, match=words):
+        first_batch(Numbers(broken=tuple(range(10))), config)
+
+
+def test_a_loading_process_that_hangs_is_one_line(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(Numbers):
+        def draw(self, index: int, rng: np.random.Generator) -> Sample:
+            time.sleep(600)
+            raise AssertionError
+
+    monkeypatch.setattr(batches, "LONGEST_WAIT", 1.0)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"^loading clips failed: DataLoader timed out after 1.0 seconds; with"):
+        first_batch(Hanging(), config)
+    assert time.monotonic() - began < 60
 
 
 def test_captions_are_dropped_at_their_rate(config: TrainingConfig) -> None:

@@ -17,6 +17,8 @@ from diffusers import AutoencoderKL
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import tiny_models
+from trip.apps.cli import main
 from trip.data.clip_sources import ExampleClips, RenderedClip, SyntheticClips
 from trip.data.decoding import ClipFault, Decoding
 from trip.data.examples import Example
@@ -25,8 +27,12 @@ from trip.data.procedural import procedural_bank
 from trip.data.synthetic import SyntheticMotion
 from trip.data.video import write_video
 from trip.text import encode_text
+from trip.training.batches import encode_pixels, open_source
 from trip.training.cache import Task, encode_parts, fill_cache, only_writer
+from trip.training.config import TrainingConfig
 from trip.training.encoders import CaptionEncoder, LatentEncoder, module_sha256
+from trip.training.parts import build_pipeline
+from trip.training.run import train
 
 CLIPS, SHARD, BATCH = 11, 4, 2  # shards of 4, 4 and 3 clips
 FAULTY = (2, 9)
@@ -128,7 +134,8 @@ def test_a_killed_run_goes_on_and_encodes_nothing_twice(moment, workers, whole, 
     """SIGKILL in the middle of clip `moment`: whole shards stay, and the rest is made as if nothing had happened."""
     source, output = counted(tmp_path), tmp_path / "cache"
     command = [sys.executable, __file__, str(tmp_path), str(moment), str(workers)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}  # for tiny_models
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     while moment not in dict(rendered(source)) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -385,6 +392,29 @@ def test_parts_of_a_shard_may_come_in_any_order(tmp_path, monkeypatch):
     fill(counted(tmp_path), tmp_path / "cache")
     keys = [about["key"] for about in LatentClips(tmp_path / "cache").descriptions]
     assert keys == [f"k{i}" for i in range(CLIPS) if i not in FAULTY]
+
+
+def test_the_command_caches_synthetic_motion_too(config: TrainingConfig, tmp_path: Path, capsys) -> None:
+    """The clips of the run's own "procedural" source, encoded; more of them later; training reads them in no time."""
+    model, cache = tmp_path / "model", str(tmp_path / "drawn")
+    tiny_models.saved(tiny_models.text_to_video_pipeline(), model)
+    sizes = ["--num-frames", "4", "--size", "16", "--shard-size", "4", "--workers", "0", "--device", "cpu", "--quiet"]
+    command = ["data", "cache", "--data", "procedural", "--model", str(model), "--output", cache, *sizes]
+    for count, new in (("4", 4), ("8", 4)):
+        assert main([*command, "--count", count]) == 0
+        assert f"trip: {count} clips, {new} of them new" in capsys.readouterr().err
+    settings = dataclasses.replace(config, data=cache, num_frames=4, size=16, fps=8.0, vae=str(model / "vae"))
+    drawn = open_source(dataclasses.replace(settings, data="procedural"))
+    clips = torch.stack([drawn.draw(index, np.random.default_rng(0)).clip for index in (0, 5)])
+    pipeline = build_pipeline(settings, lambda _: torch.tensor([0.0, 0.3, 0.5, 0.6]))
+    with torch.no_grad():
+        expected = encode_pixels(clips, pipeline)
+    assert_close(
+        torch.stack([LatentClips(cache)[index][0] for index in (0, 5)]).float(), expected, atol=2e-3, rtol=2e-3
+    )
+    assert train(settings, tmp_path / "run", cpu=True, quiet=True)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(0 < record["data_wait"] < 1 and record["seconds"] > 0 for record in log)
 
 
 if __name__ == "__main__":  # the run that is killed

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trip.training.optimizers import make_optimizers
+from trip.training.optimizers import MatrixMuon, make_optimizers
 
 
 def network() -> nn.Module:
@@ -41,6 +41,16 @@ def test_muon_updates_are_orthogonal_and_have_adams_size() -> None:
     singular = torch.linalg.svdvals(update)
     assert singular.max() / singular.min() < 2.5  # Newton-Schulz leaves them within about 0.7 to 1.2
     assert 0.1e-2 < update.square().mean().sqrt() < 0.3e-2  # Adam's is about 0.2 times the learning rate
+
+
+def test_the_original_scaling_follows_the_shape() -> None:
+    """The root of out / in, at least 1, for a convolution as a matrix: a norm that a step leaves behind."""
+    for shape, root in (((32, 8), 2.0), ((8, 8, 1, 4), 1.0)):
+        weight = nn.Parameter(torch.zeros(shape))
+        weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        MatrixMuon([weight], 0.1, 0.0, "original").step()
+        singular = torch.linalg.svdvals(weight.detach().flatten(1)) / (0.1 * root)
+        assert singular.min() > 0.5 and singular.max() < 1.4
 
 
 def test_an_unknown_optimizer_is_named() -> None:

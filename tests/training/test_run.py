@@ -3,16 +3,22 @@
 import dataclasses
 import json
 import os
+import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from made_clips import broken_clips, numbered
+from tiny_models import tiny_vae
 from trip.apps.cli import main
 from trip.pipeline import TripPipeline
 from trip.training.config import TrainingConfig
@@ -59,8 +65,10 @@ def trip(*arguments: str, program: tuple[str, ...] = ("-m", "trip.apps.cli"), ch
 
 
 def start(*arguments: str) -> subprocess.Popen:
+    """The same, not waited for, as the leader of a process group."""
     program = [sys.executable, "-m", "trip.apps.cli", *arguments]
-    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(program, **pipes, text=True, env=ONE_THREAD, start_new_session=True)
 
 
 def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
@@ -103,8 +111,33 @@ def test_killed_runs_resume_to_the_same_weights(small: Path, tmp_path: Path) -> 
     losses = [[record["loss"] for record in records(f)] for f in (folder, tmp_path / "whole")]
     assert losses[0] == losses[1] and len(losses[0]) == 10
     assert TripPipeline.from_pretrained(folder / "final").text_encoder is not None
+    assert len({path.stat().st_mode for path in (folder / "final").rglob("*") if path.is_file()}) == 1
     assert not (folder / "final" / "text_encoder").exists()
     assert str(tmp_path) not in "".join(path.read_text() for path in (folder / "final").rglob("*.json"))
+
+
+@pytest.mark.slow
+def test_killed_smoke_runs_end_as_whole_ones(tmp_path: Path) -> None:
+    """The preset itself: killed at two random steps and while saving, resumed, every file of final/ is the same."""
+    flags = ("--preset", "smoke", "--cpu", "--quiet", "--output-dir")
+    trip("train", *flags, str(tmp_path / "whole"))
+    first, second = random.Random().sample(range(1, 39), 2)
+    for step in (first, second):
+        process = start("train", *flags, str(tmp_path / f"killed-{step}"))
+        wait_for_step(process, tmp_path / f"killed-{step}", step)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    saving = trip("train", *flags, str(tmp_path / "saving"), program=("-c", KILL_WHILE_SAVING), check=False)
+    assert saving.returncode == -signal.SIGKILL
+    for name in (f"killed-{first}", f"killed-{second}", "saving"):
+        trip("train", *flags, str(tmp_path / name), "--resume", "latest")
+        assert contents(tmp_path / name / "final") == contents(tmp_path / "whole" / "final"), name
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file by its name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_sigterm_saves_and_ends_well(small: Path, tmp_path: Path) -> None:
@@ -117,6 +150,64 @@ def test_sigterm_saves_and_ends_well(small: Path, tmp_path: Path) -> None:
     assert "as asked; go on with --resume latest" in output + errors and not (folder / "final").exists()
     saved = max(int(p.name.removeprefix("step-")) for p in (folder / "checkpoints").iterdir())
     assert saved == len(records(folder))
+
+
+def loaders(process: subprocess.Popen) -> list[int]:
+    """Processes that load clips: copies of the one that trains."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    line = Path(f"/proc/{process.pid}/cmdline").read_text()
+    return [int(child) for child in children if Path(f"/proc/{child}/cmdline").read_text() == line]
+
+
+def test_a_killed_loader_ends_the_run_in_one_line(small: Path, tmp_path: Path) -> None:
+    """As the kernel does when memory is short."""
+    folder = tmp_path / "run"
+    process = start(*command(small, folder, "--steps", "100000", "--workers", "2"))
+    wait_for_step(process, folder, 4)
+    os.kill(loaders(process)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and len(errors.splitlines()) == 1, errors
+    assert re.search(
+        r"loading clips failed: DataLoader worker .*(: Killed|unexpectedly); with too little memory", errors
+    )
+    assert (folder / "checkpoints" / "step-3").is_dir() and "go on with --resume latest" in errors
+
+
+def test_sigterm_for_all_processes_still_saves(small: Path, tmp_path: Path) -> None:
+    """Batch systems send it to the processes that load, too."""
+    folder = tmp_path / "run"
+    process = start(*command(small, folder, "--steps", "100000", "--workers", "2"))
+    wait_for_step(process, folder, 2)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and "as asked; go on with --resume latest" in errors, errors
+    assert (folder / "checkpoints" / f"step-{len(records(folder))}").is_dir()
+
+
+def test_broken_files_are_named_once_and_trained_around(config: TrainingConfig, tmp_path: Path, capsys) -> None:
+    """90 clips, one in ten broken, each in another way; an epoch of all of them, in samples that meet all damage."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    broken = broken_clips(clips)
+    if os.geteuid() == 0:
+        broken["private.mp4"] = "too_short"  # root may read it
+    good = numbered(clips / "good-00.mp4", count=40, size=16)
+    for index in range(1, 81):
+        shutil.copyfile(good, clips / f"good-{index:02d}.mp4")
+    rows = [{"file_name": path.name, "text": "it gets lighter"} for path in sorted(clips.glob("*.mp4"))]
+    (clips / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_vae().save_pretrained(tmp_path / "tiny")
+    settings = {"steps": 9, "batch_size": 10, "num_frames": 4, "size": 16, "fps": 1.0, "sigma_clips": 4}
+    places = {"data": str(clips), "vae": str(tmp_path / "tiny")}
+    dataclasses.replace(config, **settings, **places, checkpoint_every=9).save(tmp_path / "settings.json")
+    assert main(command(tmp_path / "settings.json", tmp_path / "run")) == 0
+    log, errors = records(tmp_path / "run"), capsys.readouterr().err.splitlines()
+    notes = [note for record in log for note in record.get("notes", [])]
+    assert len(rows) == 90 and len(broken) == 9 and [record["step"] for record in log] == list(range(1, 10))
+    assert sorted(note.split(":")[0] for note in notes) == sorted(f"leaving out {name}" for name in broken)
+    assert sorted(line for line in errors if "leaving out" in line) == sorted(f"trip: {note}" for note in notes)
+    assert log[-1]["faults"] == dict(Counter(broken.values())) and log[-1]["skipped"] == 0
+    assert TripPipeline.from_pretrained(tmp_path / "run" / "final").fusion.concat == "channel"
 
 
 def test_two_processes_reach_the_weights_of_one(small: Path, tmp_path: Path) -> None:
@@ -168,6 +259,14 @@ def test_a_folder_with_a_run_is_not_overwritten(small: Path, tmp_path: Path) -> 
         (["--preset", "smoke", "--caption-dropout", "1.5"], "caption_dropout (=1.5) must lie in 0 to 1"),
         (["--preset", "smoke", "--trackers", "paper"], "tracker 'paper' is unknown; choose from"),
         (["--preset", "smoke", "--data", "nowhere"], "nowhere"),
+        (
+            ["--preset", "smoke", "--mixed-precision", "fp16"],
+            "optimizer (='muon') is several; choose optimizer 'adamw'",
+        ),
+        (
+            ["--preset", "smoke", "--mixed-precision", "fp16", "--optimizer", "adamw"],
+            "mixed_precision (='fp16') needs an accelerator, and this run has a CPU; choose 'bf16' or 'no'",
+        ),
         (["--preset", "smoke", "--initial", "nowhere"], "there is no model folder 'nowhere'"),
     ],
 )

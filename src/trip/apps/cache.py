@@ -10,13 +10,18 @@ from trip.apps.cache_options import DataCache
 from trip.apps.data import read
 from trip.apps.errors import quiet_models, say
 from trip.apps.loading import choose_device, load_pipeline
-from trip.data.clip_sources import ExampleClips
+from trip.data.clip_sources import ClipSource, ExampleClips, SyntheticClips
 from trip.data.decoding import Decoding
+from trip.data.examples import Example
 from trip.pipeline import TripPipeline
+from trip.training.batches import drawn_motion, is_drawn
 from trip.training.cache import CacheReport, fill_cache
 from trip.training.encoders import CaptionEncoder
 
 MOST_WORKERS = 4
+
+FALLBACK = 256, 256
+"""(height, width) where neither the options nor the model say: the paper's size."""
 
 
 def cache(options: DataCache) -> int:
@@ -29,11 +34,12 @@ def cache(options: DataCache) -> int:
     if not options.debug:
         quiet_models()
     check_counts(options)
-    clips = open_clips(options)
+    examples = [] if is_drawn(options.source) else read(options)
     device = choose_device(options.device)
     with progress(options, f"loading {options.model}", total=1) as bar:
         pipeline = load_pipeline(options.model, device=torch.device("cpu"), dtype=torch.float32)
         bar.update()
+    clips = open_clips(options, examples, decoding(options, pipeline))
     found = fill(options, clips, pipeline, device)
     faults = ", ".join(f"{count} {reason}" for reason, count in found.faults.items())
     say(f"{found.clips} clips, {found.encoded} of them new; left out: {faults or 'none'}")
@@ -43,30 +49,39 @@ def cache(options: DataCache) -> int:
 
 def check_counts(options: DataCache) -> None:
     """Counts must be positive; 0 workers are none."""
-    for name, least in (("batch_size", 1), ("shard_size", 1), ("workers", 0)):
+    for name, least in (("batch_size", 1), ("shard_size", 1), ("variants", 1), ("count", 1), ("workers", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} (={value}) must be at least {least}")
 
 
-def open_clips(options: DataCache) -> ExampleClips:
-    """The clips that the options name."""
-    size = (options.size, options.size)
-    decoding = Decoding(num_frames=options.num_frames, fps=options.fps or None, size=size)
-    return ExampleClips(read(options), decoding, variants=options.variants, seed=options.seed)
+def decoding(options: DataCache, pipeline: TripPipeline) -> Decoding:
+    """How clips are decoded: at the model's size where the options name none, `FALLBACK` where it has none."""
+    size = pipeline.default_size or FALLBACK
+    size = size if options.size is None else (options.size, options.size)
+    return Decoding(num_frames=options.num_frames, fps=options.fps or None, size=size)
 
 
-def fill(options: DataCache, clips: ExampleClips, pipeline: TripPipeline, device: torch.device) -> CacheReport:
-    """Encode with the parts of a pipeline."""
+def open_clips(options: DataCache, examples: list[Example], how: Decoding) -> ClipSource:
+    """The examples' clips, or synthetic motion where there are none."""
+    if examples:
+        return ExampleClips(examples, how, variants=options.variants, seed=options.seed)
+    size = how.size[0]
+    return SyntheticClips(drawn_motion(options.source, size, options.num_frames, options.seed, length=options.count))
+
+
+def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, device: torch.device) -> CacheReport:
+    """Encode with the parts of a pipeline; captions of synthetic motion are drawn while training."""
+    text = options.text and not isinstance(clips, SyntheticClips)
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if options.workers is None else options.workers
-    if options.text:
+    if text:
         nn.Module.to(pipeline.text_encoder, device)
     with progress(options, "encoding", total=len(clips)) as bar:
         return fill_cache(
             clips,
             pipeline.vae,
             options.output,
-            text=CaptionEncoder.of(pipeline) if options.text else None,
+            text=CaptionEncoder.of(pipeline) if text else None,
             dtype=getattr(torch, options.dtype),
             precision=getattr(torch, options.precision),
             device=str(device),

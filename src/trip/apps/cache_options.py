@@ -18,26 +18,30 @@ class DataCache(Reading):
     A cache is of one data set, model and size: anything else is refused.
 
     examples:
-      trip data cache --data clips/ --model text-to-video/ --output latents/
+      trip data cache --data clips/ --model trip-mini --output latents/
       trip data cache --data clips/good.jsonl --model model/ --output latents/ --size 64 --num-frames 8 --variants 4
+      trip data cache --data procedural --model trip-mini --output latents/ --count 2000
     """
 
     source: Annotated[str, arg(name="data", metavar="SOURCE")]
-    """Folder, metadata table, WebVid CSV, MSR-VTT JSON, .tar shard, or a pattern or URL of shards."""
+    """Folder, metadata table, WebVid CSV, MSR-VTT JSON, .tar shard, or a pattern or URL of shards; or synthetic motion:
+    "procedural", or a folder that `python -m trip.data.photographs` prepared."""
     model: Annotated[str, arg(metavar="MODEL")]
     """Folder or hub id of the pipeline whose autoencoder and text encoder are used."""
     output: Annotated[Path, arg(metavar="DIR")]
     """Folder of the cache."""
     num_frames: int = 16
     """Frames of a sample."""
-    size: int = 256
-    """Width and height in pixels; clips are shrunk and cut to it."""
+    size: Integer = None
+    """Width and height in pixels; clips are shrunk and cut to it (default: the model's)."""
     fps: float = 8.0
     """Frames per second of a sample; 0 is each clip's own."""
     variants: int = 1
     """Samples of every clip, from different random starts."""
     seed: int = 0
-    """Of the starts."""
+    """Of the starts, or of the synthetic motion."""
+    count: int = 1000
+    """Clips of synthetic motion; a cache of it can be filled further with more."""
     workers: Integer = None
     """Processes, each with an autoencoder of its own (default: one a CPU core, at most 4). With 0 a clip
     that crashes the decoder ends the command."""

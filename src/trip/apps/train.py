@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from trip.apps.errors import EXIT_INTERRUPTED, quiet_models, say
 from trip.apps.loading import find_model
 from trip.apps.options import Train
 from trip.training.batches import Source, encode, make_loader, open_source
 from trip.training.config import TrainingConfig
+from trip.training.memory import state_bytes
 from trip.training.monitor import filmstrips, to_frames
-from trip.training.run import interrupted
+from trip.training.run import interrupted, make_accelerator
 from trip.training.run import train as train_run
 from trip.training.trainer import Run, start_run
 
@@ -52,7 +52,7 @@ def tell_changes(config: TrainingConfig, folder: Path, resume: str | None) -> No
 
 def dry_run(config: TrainingConfig, folder: Path, cpu: bool) -> int:
     """Print what the run would be, and draw its first batch."""
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=cpu)
+    accelerator = make_accelerator(config, folder, cpu)
     source = open_source(config)
     run = start_run(config, source, accelerator)
     samples = next(iter(make_loader(source, config, 0)))
@@ -76,7 +76,7 @@ def facts(run: Run, source: Source, config: TrainingConfig, latents: torch.Tenso
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     trained = sum(weight.numel() for weight in run.weights.values())
     clips, epochs = config.steps * config.batch_size, config.steps * config.batch_size / len(source)
-    state = state_bytes(counts["UNet"] + counts["fusion"], trained, config)
+    state = state_bytes(counts["UNet"] + counts["fusion"], trained, config.optimizer).total
     return [
         "parameters   " + ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items()),
         f"trained      {trained / 1e6:.2f} M ({config.trainable}), {config.optimizer}, {config.mixed_precision}",
@@ -86,8 +86,3 @@ def facts(run: Run, source: Source, config: TrainingConfig, latents: torch.Tenso
         f"sigma        {' '.join(f'{x:.3f}' for x in run.sigma.tolist())}",
         f"memory       {state / 2**20:,.0f} MiB for weights, gradients, averages and moments; activations come on top",
     ]
-
-
-def state_bytes(parameters: int, trained: int, config: TrainingConfig) -> int:
-    """float32 weights; of what is trained also gradients, averages, and one (Muon) or two (AdamW) moments."""
-    return 4 * (parameters + trained * (3 if config.optimizer == "muon" else 4))

@@ -6,6 +6,7 @@ n x batch_size: no state of an iterator has to be saved. A clip that cannot be r
 drawn from (seed, p), and the fault is reported.
 """
 
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,8 +29,11 @@ from trip.data.procedural import procedural_bank
 from trip.data.synthetic import SyntheticMotion
 from trip.pipeline import TripPipeline
 from trip.training.config import TrainingConfig
+from trip.training.loaders import LONGEST_WAIT, begin_worker
 
 TRIES = 10
+PROCEDURAL = "procedural"
+"""Names the synthetic motion that needs no files."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +127,22 @@ def open_source(config: TrainingConfig) -> Source:
     folder = Path(config.data)
     if (folder / "cache.json").is_file():
         return CachedClips(LatentClips(folder), config.shares)
-    settings: dict[str, Any] = {"size": config.size, "num_frames": config.num_frames, "seed": config.seed}
-    if config.data == "procedural":
-        return DrawnClips(SyntheticMotion(procedural_bank(config.seed, config.size), **settings))
-    if (folder / "index.jsonl").is_file():
-        return DrawnClips(SyntheticMotion(folder, **settings))
+    if is_drawn(config.data):
+        return DrawnClips(drawn_motion(config.data, config.size, config.num_frames, config.seed))
     examples = read_examples(config.data, video_column=config.video_column, caption_column=config.caption_column)
     size = (config.size, config.size)
     return FileClips(examples, Decoding(num_frames=config.num_frames, fps=config.fps, size=size, flip=config.flip))
+
+
+def is_drawn(data: str) -> bool:
+    """Whether a source is synthetic motion, on pictures that are drawn too or on prepared photographs."""
+    return data == PROCEDURAL or (Path(data) / "index.jsonl").is_file()
+
+
+def drawn_motion(data: str, size: int, num_frames: int, seed: int, **options: Any) -> SyntheticMotion:
+    """The synthetic motion of a source for which `is_drawn` holds; `options` of `SyntheticMotion`."""
+    pictures = procedural_bank(seed, size) if data == PROCEDURAL else data
+    return SyntheticMotion(pictures, size, num_frames, seed, **options)
 
 
 # ------------------------------------------------------------------------------------------------- positions
@@ -188,21 +200,24 @@ class Shares:
         return max(0, self.stop - self.start)
 
 
-def make_loader(source: Source, config: TrainingConfig, start: int, rank: int = 0, world: int = 1) -> DataLoader:
-    """Lists of samples, one a step from step `start` on; this process's share of each global batch."""
-    return DataLoader(
+def make_loader(
+    source: Source, config: TrainingConfig, start: int, rank: int = 0, world: int = 1
+) -> Iterator[list[Sample]]:
+    """Lists of samples, one a step from step `start` on; this process's share of each global batch.
+
+    They travel pickled: torch's own way between processes puts tensors into /dev/shm, which containers keep small,
+    and fails in many ways where the process that made them is gone.
+    """
+    loader = DataLoader(
         Positions(source, config),
         batch_sampler=Shares(start, config.steps, config.batch_size, rank, world),
-        collate_fn=list,
+        collate_fn=pickle.dumps,
         num_workers=config.workers,
-        worker_init_fn=one_thread,
+        worker_init_fn=begin_worker,
         prefetch_factor=2 if config.workers else None,
+        timeout=LONGEST_WAIT if config.workers else 0,
     )
-
-
-def one_thread(worker: int) -> None:
-    """Loaders leave the cores to the training process."""
-    torch.set_num_threads(1)
+    yield from map(pickle.loads, loader)
 
 
 # --------------------------------------------------------------------------------------------------- encoding

@@ -333,6 +333,7 @@ def cache_synthetic(
     num_frames: int = 16,
     seed: int = 0,
     workers: int = 0,
+    split: str = "train",
 ) -> None:
     """Render synthetic clips and encode them once.
 
@@ -343,10 +344,10 @@ def cache_synthetic(
         photos: folder prepared by trip.data.photographs. vae: folder of an AutoencoderKL. output: the cache.
         clips: how many in all, made up to whole shards; a cache can be filled further with more.
         shard_size: clips a shard. size: pixels. num_frames: frames a clip. seed: of the set.
-        workers: processes; 0 encodes in this one.
+        workers: processes; 0 encodes in this one. split: "heldout" renders the photographs that training leaves out.
     """
     whole = -(-clips // shard_size) * shard_size
-    motion = SyntheticMotion(photos, size=size, num_frames=num_frames, seed=seed, length=whole)
+    motion = SyntheticMotion(photos, size=size, num_frames=num_frames, seed=seed, length=whole, split=split)
     with tqdm(total=whole, unit="clip") as bar:
         found = fill_cache(
             SyntheticClips(motion),

@@ -32,7 +32,8 @@ class TrainingConfig:
     fusion: Arguments = field(default_factory=dict)
     """Arguments of a new fusion, and its `kind`: "tnf" (default), "linear" or "optimal". Empty: `initial`'s own."""
     trainable: Trainable = "all"
-    """All weights; the temporal layers and the fusion; the fusion; or LoRA adapters of the UNet and the fusion."""
+    """All weights; the temporal layers and the fusion; the fusion; or LoRA adapters of the UNet and the fusion (from
+    Stable Diffusion, whose temporal layers are still to be made, first "temporal" or "all")."""
     lora_rank: int = 16
     """Rank of the adapters; their scale is 1."""
     warm_start_text: bool = False
@@ -104,7 +105,8 @@ class TrainingConfig:
     ema_decay: float = 0.998
     """Decay of the exponential moving average of the weights, which is what the run exports."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Precision of the networks' arithmetic; the weights that are trained stay float32."""
+    """Precision of the networks' arithmetic; the weights that are trained stay float32. fp16 is for accelerators
+    without bf16, and goes with AdamW alone."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     seed: int = 0
@@ -179,6 +181,11 @@ def check(config: TrainingConfig) -> None:
     for name in COUNTS:
         if not values[name] >= 0:
             raise ValueError(f"{name} (={values[name]}) must not be negative; correct it")
+    if config.mixed_precision == "fp16" and config.optimizer == "muon":
+        raise ValueError(
+            "mixed_precision (='fp16') scales the loss for one optimizer, and optimizer (='muon') is several; choose "
+            "optimizer 'adamw', or mixed_precision 'bf16' or 'no'"
+        )
     if config.batch_size % config.accumulation:
         raise ValueError(
             f"batch_size (={config.batch_size}) must be a multiple of accumulation (={config.accumulation}); change one"

@@ -29,8 +29,18 @@ def export(run: Run, config: TrainingConfig, folder: Path, write: bool = True) -
     temporary = folder / ".final"
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.to(getattr(torch, config.export_dtype)).save_pretrained(temporary)
+    share(temporary)
     shutil.rmtree(folder / "final", ignore_errors=True)
     os.replace(temporary, folder / "final")
+
+
+def share(folder: Path) -> None:
+    """Give files the modes that new ones get; safetensors makes its own readable for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 def averaged_pipeline(

@@ -3,6 +3,7 @@
 import json
 import resource
 import statistics
+import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -58,8 +59,8 @@ class Monitor:
 
     def show(self, record: dict) -> None:
         """Log a record, move the bar, and make filmstrips when they are due."""
-        for note in record.pop("notes"):
-            self.say(note)
+        for note in record["notes"]:
+            self.bar.write(f"trip: {note}", file=sys.stderr)  # of every process: each has its own clips
         self.recent.append(record)
         if self.main:
             self.write(record)
@@ -69,7 +70,8 @@ class Monitor:
 
     def write(self, record: dict) -> None:
         """Log, trackers and bar, of the first process."""
-        self.log.write(json.dumps(record) + "\n")
+        notes = record.pop("notes")
+        self.log.write(json.dumps(record | ({"notes": notes} if notes else {})) + "\n")
         self.log.flush()
         self.accelerator.log({k: v for k, v in numbers(record).items() if k != "step"}, step=record["step"])
         self.bar.set_postfix(summary(self.recent, self.config), refresh=False)
@@ -78,7 +80,7 @@ class Monitor:
     def say(self, message: str) -> None:
         """A line above the bar, from the first process."""
         if self.main:
-            self.bar.write(f"trip: {message}")
+            self.bar.write(f"trip: {message}", file=sys.stderr)
 
     def validate(self, step: int) -> None:
         """Draw validation/step-N.png: the run's first clips, real and made, with fixed seeds and captions.

@@ -10,13 +10,15 @@ BETAS = (0.9, 0.99)
 class MatrixMuon(torch.optim.Muon):
     """`torch.optim.Muon` over weights of any rank: a convolution out x in x k... is the matrix out x (in k...).
 
-    Updates are rescaled to the RMS of Adam's (Liu et al. 2025), so that a learning rate means the same for both.
+    Args:
+        scaling: of updates. "match_rms_adamw": to the RMS of Adam's (Liu et al. 2025), so that a learning rate means
+            the same for both; "original": by the root of out / in, at least 1 (Jordan 2024).
     """
 
-    def __init__(self, params: list[nn.Parameter], lr: float, weight_decay: float):
+    def __init__(self, params: list[nn.Parameter], lr: float, weight_decay: float, scaling: str = "match_rms_adamw"):
         self.weights = params
         self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in params]
-        super().__init__(self.matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        super().__init__(self.matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn=scaling)
 
     def step(self, closure=None):
         """One update from the gradients of the original weights."""

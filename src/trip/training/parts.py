@@ -87,6 +87,7 @@ def load_foreign(folder: str, config: TrainingConfig) -> Start:
     if isinstance(unet, UNet3DConditionModel):
         parts["unet"] = to_residual_unet(unet)
     elif isinstance(unet, UNet2DConditionModel):
+        torch.manual_seed(config.seed)  # of the temporal layers, which are the identity, but behind a zero
         parts["unet"] = ResidualUNet3D.from_image_unet(unet, **config.unet)
     else:
         raise ValueError(

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import KwargsHandler
 
 from trip.training.batches import open_source
 from trip.training.checkpoint import checkpoints
 from trip.training.config import TrainingConfig
 from trip.training.export import export
+from trip.training.loaders import lost_workers
 from trip.training.monitor import Monitor
 from trip.training.trainer import resume, save, start_run, training_loop
 
@@ -26,7 +27,7 @@ def train(
         resume_from: "latest", "step-N", or None for a new run.
 
     Raises:
-        ValueError: a folder that holds a run already, or none to resume.
+        ValueError: a folder that holds a run already, or none to resume; a process that loads clips was lost.
         OSError: a full disk and the like; checkpoints made before are kept.
     """
     started = choose_checkpoint(folder, resume_from)
@@ -38,7 +39,8 @@ def train(
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         config.save(folder / "config.json")
-    with Monitor(run, source, config, folder, accelerator, quiet) as monitor, termination() as asked:
+    monitoring = Monitor(run, source, config, folder, accelerator, quiet)
+    with monitoring as monitor, termination() as asked, lost_workers():
         for record in training_loop(run, source, config, accelerator):
             monitor.show(record)
             stop = anywhere(bool(asked), accelerator)
@@ -76,14 +78,22 @@ def choose_checkpoint(folder: Path, resume_from: str | None) -> Path | None:
 
 
 def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Accelerator:
-    """Accelerate, on whatever processes and devices launched us."""
+    """Accelerate, on whatever processes and devices launched us.
+
+    Raises:
+        ValueError: fp16 on a CPU, or a tracker that cannot be had.
+    """
+    if config.mixed_precision == "fp16" and str(PartialState(cpu=cpu).device) == "cpu":
+        raise ValueError(
+            "mixed_precision (='fp16') needs an accelerator, and this run has a CPU; choose 'bf16' or 'no'"
+        )
     unused = not config.fusion.get("shortcut", True)  # TRIP- has a fusion that takes no part
     handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
     return Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=cpu,
         log_with=[*installed_trackers(config)] or None,
-        project_dir=folder,
+        project_dir=folder / "trackers",
         kwargs_handlers=handlers,
     )
 

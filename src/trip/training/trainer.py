@@ -3,7 +3,7 @@
     RUN/config.json          every choice of the run
     RUN/log.jsonl            one record a step
     RUN/checkpoints/step-N/  to resume from
-    RUN/validation/          filmstrips of the first clips
+    RUN/validation/          filmstrips of the first clips; RUN/trackers/ those of tensorboard and others
     RUN/final/               the pipeline, with the averaged weights
 
 Everything drawn in step n depends on (seed, n) alone: timesteps, noise, dropout, batches, learning rate. A run
@@ -48,6 +48,7 @@ class Run:
         optimizers, peaks: and the peak learning rate of each of their groups.
         step: updates made. skipped: of them left out for a loss that was not finite; bad: the last ones in a row.
         seconds: time spent, over all resumptions.
+        scaler: of the loss, with mixed_precision "fp16".
     """
 
     pipeline: TripPipeline
@@ -62,6 +63,7 @@ class Run:
     skipped: int = 0
     bad: int = 0
     seconds: float = 0.0
+    scaler: Any = None
     faults: Faults = field(default_factory=Faults)
 
 
@@ -104,6 +106,7 @@ def start_run(config: TrainingConfig, source: Source, accelerator: Accelerator) 
         ema={name: weight.detach().float().clone() for name, weight in weights.items()},
         optimizers=optimizers,
         peaks=[rates for _, rates in made],
+        scaler=accelerator.scaler,
     )
 
 
@@ -136,11 +139,14 @@ def resume(run: Run, path: Path) -> None:
     counters = load_checkpoint(path, run_tensors(run), plain(run.optimizers))
     run.step, run.skipped, run.bad = counters["step"], counters["skipped"], counters["bad"]
     run.seconds = counters["seconds"]
+    if run.scaler is not None and counters.get("scaler"):
+        run.scaler.load_state_dict(counters["scaler"])
 
 
 def save(run: Run, folder: Path, keep: int, write: bool = True) -> Path:
     """Write the checkpoint of the current step; all processes call it, one with `write`."""
-    counters = {"step": run.step, "skipped": run.skipped, "bad": run.bad, "seconds": run.seconds}
+    counters: dict[str, Any] = {name: getattr(run, name) for name in ("step", "skipped", "bad", "seconds")}
+    counters["scaler"] = None if run.scaler is None else run.scaler.state_dict()
     return save_checkpoint(folder, run_tensors(run), plain(run.optimizers), counters, keep, write)
 
 
@@ -218,6 +224,8 @@ def count_bad(run: Run, losses: Tensor, finite: bool, config: TrainingConfig) ->
         ValueError: too many in a row.
     """
     run.skipped += not finite
+    if not finite and scale_falls(run.scaler, losses):
+        return
     run.bad = 0 if finite else run.bad + 1
     if run.bad >= config.largest_bad_run:
         raise ValueError(
@@ -225,6 +233,11 @@ def count_bad(run: Run, losses: Tensor, finite: bool, config: TrainingConfig) ->
             f"{losses.mean().item():.3g}); lower the learning rates, or train with mixed_precision 'bf16' or 'no'; "
             "checkpoints are kept"
         )
+
+
+def scale_falls(scaler: Any, losses: Tensor) -> bool:
+    """Whether only the scaled gradients overflowed: fp16's scale starts high, and comes down until they do not."""
+    return scaler is not None and bool(losses.isfinite().all()) and scaler.get_scale() >= 1
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:

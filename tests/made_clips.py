@@ -1,9 +1,7 @@
 """Tiny clips whose content says which frame is which, and the ways in which clips are broken."""
 
-import os
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -112,16 +110,3 @@ def broken_clips(folder: Path) -> dict[str, str]:
         "private.mp4": "unreadable",
         "sound.mp4": "no_video",
     }
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root ignores permissions: become nobody for a while."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
