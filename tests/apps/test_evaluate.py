@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from trip.apps import evaluate as evaluate_module
+from trip.apps.cli import main
 from trip.apps.evaluate import evaluate, weights
 from trip.apps.evaluate_options import Evaluate, Weights
 from trip.data.video import write_video
 from trip.evaluation import report as report_module
-from trip.evaluation.features.base import FrameFeatures, squash
+from trip.evaluation.features.base import FrameFeatures, VideoFeatures, squash
 
 
 @pytest.fixture
@@ -58,6 +59,51 @@ def test_few_clips_and_bad_places_are_one_line(folders, tmp_path):
             file.unlink()
     with pytest.raises(ValueError, match="1 clips against 5 real ones"):
         evaluate(Evaluate(generated=fake, reference=real, metrics="fvd", device="cpu", quiet=True))
+
+
+def test_bad_input_is_one_line_each(folders, tmp_path, monkeypatch, capsys):
+    fake, real = folders
+
+    def loader(file, device):
+        network = lambda x: x.flatten(1)[:, :5]  # noqa: E731
+        return VideoFeatures(name="Toy", size=4, network=network, prepare=lambda frames: squash(frames, 4))
+
+    monkeypatch.setattr(report_module, "LOADERS", {"i3d": loader})
+    for name, count in (("odd", 3), ("shorter", 3)):
+        (tmp_path / name).mkdir()
+        for seed in range(count):
+            length = 3 if name == "shorter" or seed == 2 else 4
+            write_video(f"{tmp_path / name}/{seed}.mp4", np.full((length, 16, 16, 3), 40 * seed, np.uint8))
+    broken = tmp_path / "odd" / "1.mp4"
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (fake, tmp_path / "shorter", "motion", "have 3 frames, the generated ones 4; take the first 3 of all"),
+        (tmp_path / "odd", real, "motion", "2.mp4 has 3 frames, 0.mp4 has 4; take the first 3 of all (--num-frames 3)"),
+        (tmp_path / "empty", real, "motion", "empty holds no clips ("),
+        (fake, tmp_path / "empty", "motion", "empty holds no clips ("),
+        (fake, real, "fvd", "FVD of 3 clips against 5 real ones would be mostly sampling error, 5 features need"),
+        (tmp_path / "odd", real, "motion --num-frames 3", "1.mp4 cannot be read as a clip ("),
+    ]
+    for generated, reference, metrics, words in cases:
+        if "--num-frames" in metrics:
+            broken.write_bytes(b"no clip" * 40)
+        flags = ["--generated", generated, "--reference", reference, "--device", "cpu", "--metrics"]
+        assert main([*map(str, ["evaluate", *flags]), *metrics.split()]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("trip: error: ") and words in lines[0], lines
+
+
+def test_weights_of_another_hash_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "cache" / "trip" / "weights" / "i3d_kinetics400.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"other weights")
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", np.zeros((4, 16, 16, 3), np.uint8))
+    clips = str(tmp_path / "clips")
+    assert main(["evaluate", "--generated", clips, "--reference", clips, "--metrics", "fvd", "--device", "cpu"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{file} has SHA-256 " in line and line.endswith("; delete it and run `trip weights get i3d`")
 
 
 def test_weights_are_listed_and_got(monkeypatch, tmp_path, capsys):

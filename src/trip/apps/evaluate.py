@@ -1,7 +1,12 @@
-"""`trip evaluate` and `trip weights`: measure clips, and get the networks that measure them."""
+"""`trip evaluate` and `trip weights`: measure clips, and get the networks that measure them.
+
+Clips are generated first by `trip.apps.evaluate_model`, where the options name a model.
+"""
 
 import json
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,8 @@ from trip.apps.errors import quiet_models, say
 from trip.apps.evaluate_options import Evaluate, Weights
 from trip.apps.loading import choose_device
 from trip.evaluation.clips import clip_files
-from trip.evaluation.report import EvaluationSettings, evaluate_folders
+from trip.evaluation.error_curves import read_errors
+from trip.evaluation.report import DEFAULT_METRICS, EvaluationSettings, Progress, evaluate_folders
 from trip.evaluation.weights import SOURCES, cache_folder, get_weights, source_of
 
 
@@ -21,32 +27,86 @@ def evaluate(options: Evaluate) -> int:
     Raises:
         ValueError: folders, metrics, weights or clips that cannot be measured.
     """
+    if options.preference or options.votes:
+        from trip.apps.preference import preference
+
+        return preference(options)
     if not options.debug:
         quiet_models()
-    if options.json is not None:
-        check_writable(options.json)
+    check_mode(options)
+    for flag, file in (("--json", options.json), ("--html", options.html)):
+        if file is not None:
+            check_writable(file, flag)
+    if options.errors is not None:
+        read_errors(options.errors)
+    if options.model is not None:
+        from trip.apps.evaluate_model import evaluate_model
+
+        return evaluate_model(options)
+    assert options.generated is not None  # check_mode
     folders = [folder for folder in (options.generated, options.reference, options.floor) if folder is not None]
     total = sum(len(clip_files(folder)) for folder in folders)
-    with tqdm(total=total, desc="measuring", unit="clip", leave=False, disable=options.quiet or None) as bar:
+    with measuring(options, total) as progress:
         report = evaluate_folders(
-            options.generated,
-            options.reference,
-            options.floor,
-            settings_of(options),
-            progress=lambda file: bar.update(),
+            options.generated, options.reference, options.floor, settings_of(options), progress=progress
         )
+    publish(report, options)
+    return 0
+
+
+def check_mode(options: Evaluate) -> None:
+    """Either clips that are there, or a model with what it needs; what belongs to the other is refused.
+
+    Raises:
+        ValueError: neither, both, or a part of one.
+    """
+    for flag, value, of in (
+        ("--output", options.output, "--preference"),
+        ("--key", options.key, "--votes"),
+        ("--errors", None if options.html else options.errors, "--html"),
+    ):
+        if value is not None:
+            raise ValueError(f"{flag} belongs to {of}, which is missing; give it, or leave {flag} out")
+    if (options.generated is None) == (options.model is None):
+        raise ValueError("trip evaluate needs either --generated (clips to measure) or --model (to generate them)")
+    generating = {"--protocol": options.protocol, "--export": options.export}
+    needed = {"--data": options.data, "--output-dir": options.output_dir}
+    if options.model is None:
+        if given := [flag for flag, value in (generating | needed).items() if value is not None]:
+            raise ValueError(f"{given[0]} is for generated clips; name a model with --model, or leave it out")
+        return
+    if (options.protocol is None) == (options.export is None):
+        raise ValueError("--model needs one of --protocol (webvid, dtdb, msrvtt, folder) and --export vbench")
+    if missing := [flag for flag, value in needed.items() if value is None]:
+        raise ValueError(f"--model needs {' and '.join(missing)}; name {'them' if len(missing) > 1 else 'it'}")
+    if options.reference or options.floor:
+        raise ValueError("--reference and --floor are for clips that are there; a protocol takes its own real clips")
+
+
+@contextmanager
+def measuring(options: Evaluate, total: int) -> Iterator[Progress]:
+    """A progress bar over clips, as the function that moves it on."""
+    with tqdm(total=total, desc="measuring", unit="clip", leave=False, disable=options.quiet or None) as bar:
+        yield lambda file: bar.update()
+
+
+def publish(report: dict[str, Any], options: Evaluate) -> None:
+    """Write the report where it is asked for, print the table, and warn."""
     if options.json is not None:
         write_json(options.json, report)
+    if options.html is not None:
+        from trip.apps.evaluate_page import write_html
+
+        write_html(report, options)
     print(table(report))
     for line in report["warnings"]:
         say(f"warning: {line}")
-    return 0
 
 
 def settings_of(options: Evaluate) -> EvaluationSettings:
     """The evaluation's settings from the flags."""
     return EvaluationSettings(
-        metrics=[name.strip() for name in options.metrics.split(",") if name.strip()],
+        metrics=DEFAULT_METRICS if options.metrics is None else names_in(options.metrics),
         num_frames=options.num_frames,
         weights=options.weights,
         clip=options.clip,
@@ -58,10 +118,15 @@ def settings_of(options: Evaluate) -> EvaluationSettings:
     )
 
 
-def check_writable(file: Path) -> None:
+def names_in(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def check_writable(file: Path, flag: str = "--json") -> None:
     """Fail before the work rather than after it."""
     if file.is_dir() or not file.parent.is_dir():
-        raise ValueError(f"--json (={file}) cannot be written; name a file in a folder that exists")
+        raise ValueError(f"{flag} (={file}) cannot be written; name a file in a folder that exists")
 
 
 def write_json(file: Path, report: dict[str, Any]) -> None:

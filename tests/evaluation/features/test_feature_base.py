@@ -15,6 +15,8 @@ from trip.evaluation.features.base import (
     FeatureNetwork,
     FrameFeatures,
     VideoFeatures,
+    conv_same,
+    fold_norms,
     load_strictly,
     pad_same,
     squash,
@@ -34,6 +36,44 @@ def test_same_padding_keeps_axes_apart():
     padded = pad_same(torch.ones(1, 1, 4, 5, 6), (7, 3, 1), (2, 1, 1))
     assert padded.shape[2:] == (4 + 5, 5 + 2, 6)
     assert padded[0, 0, :2].sum() == 0 and padded[0, 0, -3:].sum() == 0 and padded.sum() == 4 * 5 * 6
+
+
+@pytest.mark.parametrize("side, kernel, stride", [(9, 3, 1), (9, 3, 2), (8, 3, 2), (8, 5, 2), (7, 1, 2), (8, 2, 1)])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv3d])
+def test_a_convolution_that_pads_by_itself_is_that_of_the_padded_input(kind, side, kernel, stride):
+    torch.manual_seed(0)
+    conv = kind(4, 6, kernel, stride, groups=2)
+    x = torch.randn(2, 4, *(side,) * len(conv.kernel_size))
+    expected = conv(pad_same(x, conv.kernel_size, conv.stride))
+    torch.testing.assert_close(conv_same(conv, x), expected, rtol=0, atol=1e-6)
+    assert expected.shape[2:] == (math.ceil(side / stride),) * len(conv.kernel_size)
+
+
+class Unit(nn.Module):
+    """A convolution, a normalisation, and another of both that no one names."""
+
+    folds = (("conv", "norm"), ("absent", "norm"))
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, eps=1e-3)
+        self.free = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.free(self.norm(self.conv(x)))
+
+
+def test_folded_norms_change_nothing_but_their_number():
+    torch.manual_seed(0)
+    unit = Unit().eval()
+    for value in (unit.norm.running_mean, unit.norm.bias, unit.norm.weight):
+        nn.init.normal_(value)
+    nn.init.uniform_(unit.norm.running_var, 0.1, 2)
+    x = torch.randn(2, 3, 8, 8)
+    expected = unit(x)
+    folded = fold_norms(nn.Sequential(unit))
+    torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-5)
+    assert [isinstance(m, nn.BatchNorm2d) for m in (unit.norm, unit.free)] == [False, True]
 
 
 def test_squash_is_bilinear_between_pixel_centres_without_antialias():

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from trip.evaluation.features.i3d import I3D, i3d_features
+from trip.evaluation.features.base import pad_same
+from trip.evaluation.features.i3d import I3D, i3d_features, max_pool
 
 TOLERANCE = 1e-5
 
@@ -40,6 +42,15 @@ def test_logits_are_the_originals(reference, network, relative_error):
 @pytest.mark.parametrize("name", ["bedroom", "seed0", "seed1"])
 def test_logits_of_the_other_reference_clips(reference, network, relative_error, name):
     assert relative_error(network(reference_clip(reference, name))[0], reference[f"{name}_logits"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (2, 2, 2)])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
+@pytest.mark.parametrize("shape", [(5, 9, 8), (4, 8, 7)])
+def test_maxima_axis_by_axis_are_those_of_the_pool(kernel, stride, shape):
+    x = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(max_pool(x, kernel, stride), F.max_pool3d(pad_same(x, kernel, stride), kernel, stride))
 
 
 def test_short_clips_are_refused_in_one_line():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trip.evaluation.features.base import NORM_EPS, FrameFeatures, load_strictly, pad_same, squash
+from trip.evaluation.features.base import NORM_EPS, FrameFeatures, conv_same, load_strictly, squash
 
 SIZE = 224
 FEATURES = 1280
@@ -33,11 +33,13 @@ class SameConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h1 w1"]:
-        return super().forward(pad_same(input, self.kernel_size, self.stride))
+        return conv_same(self, input)
 
 
 class Block(nn.Module):
     """Expand 1x1, depthwise k x k, project 1x1; plus x where shapes allow."""
+
+    folds = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -52,14 +54,16 @@ class Block(nn.Module):
         self.expands, self.skips = expansion > 1, stride == 1 and in_channels == out_channels
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h1 w1"]:
-        wide = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        wide = F.relu6(self._bn1(self._depthwise_conv(wide)))
+        wide = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        wide = F.relu6(self._bn1(self._depthwise_conv(wide)), inplace=True)
         out = self._bn2(self._project_conv(wide))
         return x + out if self.skips else out
 
 
 class EfficientNetLite0(nn.Module):
     """Pictures, (x - 127) / 128 -> the 1280 features of the last pool; `classify` turns them into 1000 logits."""
+
+    folds = (("_conv_stem", "_bn0"), ("_conv_head", "_bn1"))
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,10 +82,10 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 1280"]:
         x = x.contiguous(memory_format=torch.channels_last)
-        x = F.relu6(self._bn0(self._conv_stem(x)))
+        x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
         for block in self._blocks:
             x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+        return F.relu6(self._bn1(self._conv_head(x)), inplace=True).mean(dim=(2, 3))
 
     def classify(self, features: Float[Tensor, "n 1280"]) -> Float[Tensor, "n 1000"]:
         """Logits of ImageNet's classes."""
@@ -100,5 +104,6 @@ def efficientnet_features(weights: Path, device: str = "cpu") -> FrameFeatures:
         size=SIZE,
         network=network,
         prepare=lambda frames: squash(frames, SIZE, mean=127.0, std=128.0),
+        chunk=4,  # maps of more frames outgrow what the allocator keeps: every one would be new memory
         device=device,
     )

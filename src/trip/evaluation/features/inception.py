@@ -23,6 +23,8 @@ Maps = Float[Tensor, "n _ _ _"]
 class BasicConv2d(nn.Module):
     """Convolution, batch normalisation, ReLU."""
 
+    folds = (("conv", "bn"),)
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 1, stride: int = 1, padding: int = 0
     ) -> None:
@@ -33,7 +35,7 @@ class BasicConv2d(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels, eps=NORM_EPS)
 
     def forward(self, x: Maps) -> Maps:
-        return F.relu(self.bn(self.conv(x)))
+        return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
 def average(x: Maps) -> Maps:

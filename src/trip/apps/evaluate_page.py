@@ -1,0 +1,62 @@
+"""`trip evaluate --html`: the report as a page, with the clips that were measured and what repeats it."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import trip
+from trip.apps.cli import trip_version
+from trip.apps.evaluate_options import Evaluate
+from trip.evaluation.error_curves import read_errors
+from trip.evaluation.generation import GENERATED, REFERENCE
+from trip.evaluation.page import write_page
+
+
+def write_html(report: dict[str, Any], options: Evaluate) -> None:
+    """Write the page.
+
+    Raises:
+        ValueError: no error curves in --errors, or clips that can no longer be read.
+    """
+    assert options.html is not None
+    generated, reference = options.generated, options.reference
+    if generated is None:
+        assert options.output_dir is not None  # of a protocol
+        generated, reference = options.output_dir / GENERATED, options.output_dir / REFERENCE
+    errors = read_errors(options.errors) if options.errors is not None else None
+    write_page(report, options.html, generated, reference, errors=errors, record=provenance())
+
+
+def provenance() -> dict[str, str]:
+    """What repeats the numbers, beside their settings: the command, the code, the machine."""
+    lines = {
+        "trip": " ".join(filter(None, (trip_version(), commit()))),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    return {
+        "Command": shlex.join(["trip", *sys.argv[1:]]),
+        "Versions": "\n".join(f"{name} {text}" for name, text in lines.items()),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with a + where files differ from it; empty of an installed package."""
+
+    def git(*command: str) -> str:
+        folder = Path(trip.__file__).parent
+        return subprocess.run(
+            ["git", "-C", folder, *command], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

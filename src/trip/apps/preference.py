@@ -1,0 +1,106 @@
+"""`trip evaluate --preference` and `--votes`: a blinded page of pairs, and its votes counted."""
+
+from typing import Any
+
+from trip.apps.evaluate import check_writable, write_json
+from trip.apps.evaluate_options import Evaluate
+from trip.evaluation.preference import QUESTIONS, PreferenceSettings, tally, write_preference
+
+AGREED = 0.667
+"""Krippendorff's own lower limit of an alpha from which tentative conclusions may be drawn."""
+
+
+def preference(options: Evaluate) -> int:
+    """Make the page, or count its votes; returns the exit code.
+
+    Raises:
+        ValueError: flags that do not go together, folders that do not pair, files that are no votes.
+    """
+    check_flags(options)
+    return make_page(options) if options.preference else count_votes(options)
+
+
+def check_flags(options: Evaluate) -> None:
+    """Either a page or votes, with what each needs."""
+    if options.generated is not None or options.model is not None:
+        raise ValueError("--preference and --votes measure nothing; leave out --generated and --model")
+    if options.preference and options.votes:
+        raise ValueError("--preference makes a page, --votes counts what came of it; give one of them")
+    if options.preference and len(options.preference) != 2:
+        raise ValueError(f"--preference needs 2 folders, A and B, not {len(options.preference)}")
+    if options.preference and (options.output is None or options.output.suffix != ".html"):
+        raise ValueError("--preference needs --output, the page to write, such as pairs.html")
+    if options.votes and options.key is None:
+        raise ValueError("--votes needs --key, the file PAGE.key.json that was written beside the page")
+
+
+def make_page(options: Evaluate) -> int:
+    """Write the page and its key, and say where they are."""
+    assert options.output is not None  # check_flags
+    check_writable(options.output, "--output")
+    first, second = options.preference
+    key = write_preference(
+        first, second, options.output, PreferenceSettings(seed=options.seed, catches=options.catches)
+    )
+    print(f"{options.output}: for the raters\n{key}: for you; it says which clip is whose")
+    return 0
+
+
+def count_votes(options: Evaluate) -> int:
+    """Print the percentages and the raters, and write them where --json says."""
+    assert options.key is not None  # check_flags
+    if options.json is not None:
+        check_writable(options.json)
+    found = tally(options.votes, options.key)
+    if options.json is not None:
+        write_json(options.json, found)
+    print(described(found))
+    return 0
+
+
+def described(found: dict[str, Any]) -> str:
+    """A tally as text: what A and B are, a table of the questions, a table of the raters."""
+    header = ("A over B", "votes", "95 % interval", "n", "ties", "pairs", "95 % interval", "n", "ties", "alpha")
+    rows = [(QUESTIONS[name][0], *question_cells(cells)) for name, cells in found["questions"].items()]
+    raters = [rater_cells(rater) for rater in found["raters"]]
+    return "\n".join(
+        [
+            f"A: {found['a']}\nB: {found['b']}\n",
+            aligned([header, *rows]),
+            "\nvotes: of those that decide for a clip; pairs: by the majority of their votes; alpha: Krippendorff's,"
+            f"\nof A, B and tie (1: agreement, 0: chance's; below {AGREED} raters do not see the same)\n",
+            aligned([("rater", "pairs", "chose left", "catch pairs", "seconds a pair"), *raters]),
+        ]
+    )
+
+
+def question_cells(question: dict[str, Any]) -> tuple[str, ...]:
+    """Cells of one question."""
+    alpha = question["alpha"]
+    return (*share_cells(question["votes"]), *share_cells(question["pairs"]), "" if alpha is None else f"{alpha:.2f}")
+
+
+def share_cells(share: dict[str, Any]) -> tuple[str, ...]:
+    """Percentage, interval, count and ties."""
+    if share["rate"] is None:
+        return "", "", "0", str(share["ties"])
+    low, high = share["wilson_95"]
+    return f"{share['rate']:.1%}", f"{low:.1%} to {high:.1%}", str(share["n"]), str(share["ties"])
+
+
+def rater_cells(rater: dict[str, Any]) -> tuple[str, ...]:
+    """Cells of one rater."""
+    left, catches = rater["left"], rater["catches"]
+    return (
+        rater["rater"],
+        f"{rater['pairs']} of {rater['of']}",
+        f"{left['rate']:.0%}" if left["n"] else "",
+        f"{catches['successes']} of {catches['n']}" if catches["n"] else "",
+        f"{rater['seconds']:.0f}",
+    )
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """Columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

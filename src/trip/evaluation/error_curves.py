@@ -1,0 +1,95 @@
+"""Error by timestep and by frame: the file that holds it, and a training log read as one.
+
+    {"timesteps": [SERIES, ...], "frames": [SERIES, ...]}
+    SERIES: {"name": ..., "x": [...], "y": [...], "low": [...], "high": [...]}
+
+x is a timestep of 0 to 999, or the number of a frame, the first being 1. low and high may be left out.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trip.evaluation.charts import Series
+
+WINDOW = 500
+"""Steps at the end of a training log that are averaged."""
+
+QUARTER = 250
+"""Timesteps that one loss of the log stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorCurves:
+    """What the plots of a report show; either may be empty."""
+
+    timesteps: tuple[Series, ...] = ()
+    frames: tuple[Series, ...] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "ErrorCurves":
+        """From JSON, see the module.
+
+        Raises:
+            ValueError: other keys, or series that are none.
+        """
+        unknown = set(record) - {"timesteps", "frames"}
+        if unknown:
+            raise ValueError(f"error curves have {min(unknown)!r}; their keys are timesteps and frames")
+        return cls(**{key: tuple(map(Series.of, record[key])) for key in record})
+
+
+def read_errors(file: Path) -> ErrorCurves:
+    """Curves from a .json, or from a run's log.jsonl.
+
+    Raises:
+        ValueError: no file, or one that holds neither.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is no file; name a .json of error curves or a run's log.jsonl")
+    try:
+        lines = file.read_text(encoding="utf-8")
+        if file.suffix == ".jsonl":
+            return curves_of_log([json.loads(line) for line in lines.splitlines()], file.parent.name or "training")
+        return ErrorCurves.of(json.loads(lines))
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise ValueError(f"{file} holds no error curves ({error}); see trip.evaluation.error_curves") from None
+
+
+def curves_of_log(records: Sequence[Mapping[str, Any]], name: str, window: int = WINDOW) -> ErrorCurves:
+    """Mean training loss of the last steps, by quarter of the timesteps and by frame, with 95 % intervals of the mean.
+
+    Raises:
+        ValueError: no records, or none with such losses.
+    """
+    last = records[-window:]
+    quarters = {QUARTER * (q + 0.5): [r[f"loss_t{q}"] for r in last if f"loss_t{q}" in r] for q in range(4)}
+    frames: dict[float, list[float]] = {}
+    for record in last:
+        for frame, loss in enumerate(record.get("loss_frames", ()), 2):
+            frames.setdefault(frame, []).append(loss)
+    name = f"{name}, last {len(last)} steps"
+    curves = ErrorCurves(timesteps=series_of(name, quarters), frames=series_of(name, frames))
+    if not (curves.timesteps or curves.frames):
+        raise ValueError("the log has no loss by timestep or frame; name the log.jsonl of `trip train`")
+    return curves
+
+
+def series_of(name: str, losses: Mapping[float, Sequence[float]]) -> tuple[Series, ...]:
+    """One series of means, where there is anything to average; normal intervals, of two values or more."""
+    found = {x: values for x, values in losses.items() if values}
+    if not found:
+        return ()
+    means = [statistics.fmean(values) for values in found.values()]
+    half = [1.96 * deviation(values) / math.sqrt(len(values)) for values in found.values()]
+    low, high = ([m + sign * h for m, h in zip(means, half, strict=True)] for sign in (-1, 1))
+    return (Series(name=name, x=list(found), y=means, low=low, high=high),)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The sample's standard deviation; 0 of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,268 @@
+"""An evaluation as one HTML file that needs no other: numbers, filmstrips, moving clips, error plots, how to repeat it.
+
+Everything is inside the file, and its content policy forbids the browser to fetch anything. Texts from outside (names
+of files, prompts, settings) are escaped by the template engine.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from trip.data.video import Video, read_video
+from trip.evaluation.charts import Series, legend, line_chart
+from trip.evaluation.clips import clip_files, prompt_of
+from trip.evaluation.embedding import Frames, animation_uri, at_height, picture_uri, resized, strip
+from trip.evaluation.error_curves import ErrorCurves
+from trip.evaluation.published import FIGURES, TRIP, Comparison, compare
+
+SHOWN_CLIPS = 12
+"""Clips of a page; more are taken at even distances in order of name."""
+
+STRIP_FRAMES, STRIP_HEIGHT = 8, 128
+CELL_HEIGHT = 192
+"""Pixels of a moving clip."""
+
+LARGEST_ANIMATION = 500_000
+"""Bytes of a pair of moving clips; a page of `SHOWN_CLIPS` thus stays below 10 MB."""
+
+GAP = 1 / 48
+"""Width between generated and real, in heights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table; `real` and `floor` are metrics as in the report, or None."""
+
+    name: str
+    metric: Mapping[str, Any]
+    real: Mapping[str, Any] | None
+    floor: Mapping[str, Any] | None
+    comparison: Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One clip of the page, as data URIs; those of the real clip are empty where there is none."""
+
+    name: str
+    prompt: str
+    real_name: str
+    made_strip: str
+    real_strip: str
+    moving: str
+    still: str
+    columns: int
+
+
+def write_page(
+    report: Mapping[str, Any],
+    path: Path,
+    generated: Path,
+    reference: Path | None = None,
+    *,
+    errors: ErrorCurves | None = None,
+    record: Mapping[str, str] | None = None,
+) -> None:
+    """Write a report as a page.
+
+    Args:
+        report: of `evaluate_folders`. path: file to write; one that is there is replaced by the complete page only.
+        generated, reference: the folders that were measured, for pictures.
+        errors: to plot. record: what else is needed to repeat the numbers, such as ``{"Command": ..., "Commit": ...}``.
+
+    Raises:
+        ValueError: folders without clips, broken clips.
+    """
+    paired, pairs = pair_clips(generated, reference)
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            title=f"Evaluation of {generated.name or generated}",
+            report=report,
+            rows=rows_of(report),
+            published=published_rows(),
+            clips=[shown(made, real, report["settings"].get("num_frames")) for made, real in evenly(pairs)],
+            clip_count=len(pairs),
+            paired=paired,
+            plots=plots_of(errors or ErrorCurves()),
+            settings=json.dumps(report["settings"], indent=2, default=str, ensure_ascii=False),
+            record=record or {},
+        )
+    )
+    write_text(path, page)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a hidden name, then rename it."""
+    temporary = path.with_name(f".trip-{secrets.token_hex(6)}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def environment() -> Environment:
+    """The templates of this package; every value that they print is escaped."""
+    templates = Environment(
+        loader=PackageLoader("trip.evaluation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"value": value_text, "interval": interval_text}
+    return templates
+
+
+# --------------------------------------------------------------------------------------------------- numbers
+
+
+def rows_of(report: Mapping[str, Any]) -> list[Row]:
+    """The table's lines, in the order of the report."""
+    return [
+        Row(
+            name=name,
+            metric=metric,
+            real=report["reference"].get(name),
+            floor=report["floor"].get(name),
+            comparison=compare(name, metric, report["settings"]),
+        )
+        for name, metric in report["metrics"].items()
+    ]
+
+
+def value_text(metric: Mapping[str, Any] | None) -> str:
+    """Four digits; a dash of nothing."""
+    return f"{metric['value']:.4g}" if metric else "–"
+
+
+def interval_text(metric: Mapping[str, Any] | None) -> str:
+    """Both ends, or nothing."""
+    return f"{metric['interval'][0]:.4g} to {metric['interval'][1]:.4g}" if metric and metric["interval"] else ""
+
+
+def published_rows() -> list[tuple[str, str, str, str]]:
+    """The paper's tables in full: data set, metric, the other methods, TRIP."""
+    tables = dict.fromkeys((figure.data, figure.metric) for figure in FIGURES)
+    return [
+        (
+            data,
+            metric,
+            ", ".join(
+                f"{f.method} {f.value:g}" for f in FIGURES if (f.data, f.metric) == (data, metric) and f.method != TRIP
+            ),
+            next(f"{f.value:g}" for f in FIGURES if (f.data, f.metric, f.method) == (data, metric, TRIP)),
+        )
+        for data, metric in tables
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ clips
+
+
+def pair_clips(generated: Path, reference: Path | None) -> tuple[bool, list[tuple[Path, Path | None]]]:
+    """(whether the pairs are of one name, pairs of generated and real clips).
+
+    NAME-2, one of several samples, is paired with NAME. Folders that share no name, as sets for a Fréchet distance
+    may, are paired in order of name.
+    """
+    made = clip_files(generated)
+    if reference is None:
+        return True, [(file, None) for file in made]
+    real = clip_files(reference)
+    by_name = {file.stem: file for file in real}
+    pairs = [(file, by_name.get(file.stem) or by_name.get(file.stem.rpartition("-")[0])) for file in made]
+    if any(other is not None for _, other in pairs):
+        return True, pairs
+    return False, [(file, real[index] if index < len(real) else None) for index, file in enumerate(made)]
+
+
+def evenly(pairs: Sequence[tuple[Path, Path | None]]) -> list[tuple[Path, Path | None]]:
+    """At most `SHOWN_CLIPS`, at even distances: nobody has chosen them."""
+    chosen = np.linspace(0, len(pairs) - 1, min(SHOWN_CLIPS, len(pairs))).round().astype(int)
+    return [pairs[index] for index in chosen]
+
+
+def shown(made: Path, real: Path | None, num_frames: int | None) -> Shown:
+    """Decode and embed one pair."""
+    video = read_video(made, max_frames=num_frames)
+    other = read_video(real, max_frames=num_frames) if real else None
+    moving = side_by_side(video, other)
+    return Shown(
+        name=made.stem,
+        prompt=prompt_of(made, video.metadata),
+        real_name=real.stem if real else "",
+        made_strip=strip_uri(video.frames),
+        real_strip=strip_uri(other.frames) if other else "",
+        moving=animation_uri(moving, video.fps, LARGEST_ANIMATION),
+        still=picture_uri(moving[0]),
+        columns=2 if other else 1,
+    )
+
+
+def strip_uri(frames: Frames) -> str:
+    """A clip as a filmstrip."""
+    height = min(STRIP_HEIGHT, frames.shape[1])
+    return picture_uri(strip(at_height(frames, height), STRIP_FRAMES))
+
+
+def side_by_side(made: Video, real: Video | None) -> Frames:
+    """Generated left, real right, at the height of the generated clip and its frame rate, for as long as both last."""
+    height = min(CELL_HEIGHT, made.frames.shape[1])
+    left = at_height(made.frames, height)
+    if real is None:
+        return left
+    times = np.arange(len(left)) / made.fps
+    places = np.floor(times * real.fps + 1e-6).astype(int)
+    places = places[places < len(real.frames)]
+    right = (
+        resized(real.frames[places], *left.shape[1:3])
+        if same_shape(made, real)
+        else at_height(real.frames[places], height)
+    )
+    gap = np.full((len(places), height, max(round(GAP * height), 1), 3), 128, np.uint8)
+    return np.concatenate([left[: len(places)], gap, right], axis=2)
+
+
+def same_shape(made: Video, real: Video) -> bool:
+    """Whether both have the same proportions, up to rounding."""
+    (h, w), (height, width) = made.frames.shape[1:3], real.frames.shape[1:3]
+    return abs(w / h - width / height) < 0.02
+
+
+# ------------------------------------------------------------------------------------------------------ plots
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A chart, the names of its lines, and its numbers."""
+
+    title: str
+    x_label: str
+    svg: Markup
+    legend: Markup
+    series: tuple[Series, ...]
+
+
+def plots_of(errors: ErrorCurves) -> list[Plot]:
+    """The plots that there are numbers for."""
+    wanted = (
+        ("Error by timestep", "timestep t (0: clean, 999: noise)", errors.timesteps),
+        ("Error by frame", "frame", errors.frames),
+    )
+    return [plot_of(title, x_label, series) for title, x_label, series in wanted if series]
+
+
+def plot_of(title: str, x_label: str, series: tuple[Series, ...]) -> Plot:
+    """Draw one."""
+    svg = line_chart(series, title=title, x_label=x_label, y_label="error")
+    return Plot(title=title, x_label=x_label, svg=Markup(svg), legend=Markup(legend(series)), series=series)

@@ -1,0 +1,135 @@
+"""`trip evaluate --preference`, `--votes` and `--html`."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+from trip.apps import evaluate_page
+from trip.apps.cli import main
+from trip.apps.evaluate_options import Evaluate
+from trip.apps.evaluate_page import provenance, write_html
+from trip.data.video import write_video
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Two folders of two clips, named from the current one."""
+    monkeypatch.chdir(tmp_path)
+    for seed, folder in enumerate(("ours", "theirs")):
+        (tmp_path / folder).mkdir()
+        for name in ("one", "two"):
+            clip = np.random.default_rng(seed).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+            write_video(f"{folder}/{name}/", clip)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """`trip evaluate` with arguments: exit code, lines of stdout, lines of stderr."""
+
+    def call(*arguments):
+        code = main(["evaluate", *map(str, arguments)])
+        return code, *(text.splitlines() for text in capsys.readouterr())
+
+    return call
+
+
+make_page = ("--preference", "ours", "theirs", "--output", "pairs.html")
+
+
+def vote(rater, key, answer):
+    """A file of votes; `answer(secret)` is the answer to all three questions."""
+    answers = {pair: answer(secret) for pair, secret in key["pairs"].items()}
+    votes = [
+        {"pair": pair, "answers": dict.fromkeys(("coherence", "motion", "quality"), given), "seconds": 5}
+        for pair, given in answers.items()
+    ]
+    record = {"format": "trip-preference-votes-1", "page": key["page"], "rater": rater, "votes": votes}
+    with open(f"votes-{rater}.json", "w") as file:
+        json.dump(record, file)
+
+
+def of_side(secret, side):
+    """Where a side's clip is; the right answer to a catch pair."""
+    return secret.get("expected") or ("left" if secret["left"] == side else "right")
+
+
+def test_a_page_is_made_and_its_votes_are_counted(folders, run):
+    code, out, err = run(*make_page, "--catches", 1, "--seed", 4)
+    assert (code, err) == (0, [])
+    assert out == ["pairs.html: for the raters", "pairs.key.json: for you; it says which clip is whose"]
+    key = json.loads((folders / "pairs.key.json").read_text())
+    assert len(key["pairs"]) == 3 and key["seed"] == 4
+    for rater in ("Ann", "Bob", "Cy"):
+        vote(rater, key, partial(of_side, side="b" if rater == "Bob" else "a"))
+    files = [f"votes-{rater}.json" for rater in ("Ann", "Bob", "Cy")]
+    code, out, err = run("--votes", *files, "--key", "pairs.key.json", "--json", "counts.json")
+    assert (code, err) == (0, []) and out[:2] == ["A: ours", "B: theirs"]
+    cells = [part.strip() for part in out[4].split("  ") if part.strip()]
+    assert cells == [
+        "Temporal coherence",
+        "66.7%",
+        "30.0% to 90.3%",
+        "6",
+        "0",
+        "100.0%",
+        "34.2% to 100.0%",
+        *"20",
+        "-0.25",
+    ]
+    assert out[-3].split() == ["Ann", "3", "of", "3", "50%", "3", "of", "3", "5"]
+    counts = json.loads((folders / "counts.json").read_text())
+    assert counts["questions"]["motion"]["votes"]["wilson_95"] == pytest.approx([0.29999, 0.90323], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--preference", "ours"), "--preference needs 2 folders, A and B, not 1"),
+        (("--preference", "ours", "theirs"), "--preference needs --output, the page to write, such as pairs.html"),
+        ((*make_page[:4], "pairs.txt"), "--preference needs --output, the page to write, such as pairs.html"),
+        ((*make_page[:4], "no/pairs.html"), "--output (=no/pairs.html) cannot be written; name a file in a folder "),
+        ((*make_page, "--generated", "ours"), "--preference and --votes measure nothing; leave out --generated and "),
+        ((*make_page, "--votes", "v.json"), "--preference makes a page, --votes counts what came of it; give one of "),
+        ((*make_page, "--catches", "-1"), "catches (=-1) must be at least 0"),
+        (("--votes", "v.json"), "--votes needs --key, the file PAGE.key.json that was written beside the page"),
+        (("--votes", "v.json", "--key", "k.json"), "k.json is no file; name the key of a preference page"),
+        (("--generated", "ours", "--html", "no/a.html"), "--html (=no/a.html) cannot be written; name a file in a "),
+        (
+            ("--generated", "ours", "--key", "k.json"),
+            "--key belongs to --votes, which is missing; give it, or leave --",
+        ),
+        (
+            ("--generated", "ours", "--html", "a.html", "--errors", "e.json"),
+            "e.json is no file; name a .json of error curves or a run's ",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(folders, run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out, len(err)) == (2, [], 1) and err[0].startswith(f"trip: error: {message}")
+    assert sorted(path.name for path in folders.iterdir()) == ["ours", "theirs"]
+
+
+def test_a_report_becomes_a_page_that_says_how_it_was_made(folders, monkeypatch, run):
+    arguments = ("--generated", "ours", "--reference", "theirs", "--metrics", "motion", "--html", "a b.html")
+    monkeypatch.setattr("sys.argv", ["trip", "evaluate", *arguments])
+    code, out, err = run(*arguments, "--device", "cpu", "--quiet")
+    assert (code, err) == (0, []) and out[0].startswith("metric")
+    page = (folders / "a b.html").read_text()
+    assert "trip evaluate --generated ours --reference theirs --metrics motion --html &#39;a b.html&#39;" in page
+    assert "Flow magnitude (DIS), % of width" in page and "python 3" in page
+
+
+def test_the_page_of_a_protocol_shows_its_folders(folders, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate_page, "write_page", lambda report, path, *folders, **more: seen.append(folders))
+    write_html({}, Evaluate(model="trip-mini", output_dir=folders / "run", html=folders / "page.html"))
+    assert seen == [(folders / "run" / "generated", folders / "run" / "reference")]
+
+
+def test_provenance_outside_a_checkout_has_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["Versions"].splitlines()[0].split() in (["trip", "0.1.0"], ["trip", "unknown"])
