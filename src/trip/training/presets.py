@@ -1,12 +1,16 @@
 """Named runs: every choice of each, in one place.
 
-==========  ============================================================================================
-`paper`     TRIP as published: ModelScopeT2V's UNet, image in front of the frames, TNF from scratch, Eq. 10.
-            The paper leaves batch size, duration and TNF's size open; those here are ours. Not run here.
-`mini`      the bundled model, from scratch: `trip.models.trip-mini`'s card has its results
-`smoke`     half a minute on a CPU, on pictures it draws itself; shows that everything works, learns little
-==========  ============================================================================================
+===========  ===========================================================================================
+`paper`      TRIP as published: ModelScopeT2V's UNet, image in front of the frames, TNF from scratch, Eq. 10.
+             The paper leaves batch size, duration and TNF's size open; those here are ours. Not run here.
+`mini`       the bundled model, from scratch: `trip.models.trip-mini`'s card has its results
+`smoke`      half a minute on a CPU, on pictures it draws itself; shows that everything works, learns little
+`fine-tune`  the bundled model on a few dozen clips of one's own, all weights: docs/fine-tuning.md has its results
+`lora`       the same with adapters in the place of all weights, on half as many clips an update
+===========  ===========================================================================================
 """
+
+import dataclasses
 
 from trip.training.config import TrainingConfig
 
@@ -108,4 +112,28 @@ def smoke() -> TrainingConfig:
     )
 
 
-PRESETS = {"paper": paper, "mini": mini, "smoke": smoke}
+def fine_tune() -> TrainingConfig:
+    """All weights of trip-mini, on the objective that it was made with."""
+    return TrainingConfig(
+        initial="trip-mini",
+        data="latents",
+        num_frames=16,
+        size=64,
+        balance_clips=True,
+        timestep_power=1.25,
+        steps=40,
+        batch_size=8,
+        unet_lr=5e-4,
+        fusion_lr=5e-4,
+        warmup_steps=5,
+        ema_decay=0.9,
+        checkpoint_every=20,
+    )
+
+
+def lora() -> TrainingConfig:
+    """Adapters of rank 16 alone: the fusion stays as it is, so that RUN/lora is all that was learnt."""
+    return dataclasses.replace(fine_tune(), trainable="lora", batch_size=4, unet_lr=5e-3, fusion_lr=0.0)
+
+
+PRESETS = {"paper": paper, "mini": mini, "smoke": smoke, "fine-tune": fine_tune, "lora": lora}
