@@ -27,6 +27,7 @@ from einops import rearrange
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from trip.layers.attention import differentiable
 from trip.noise_prior import (
     Clip,
     Coefficient,
@@ -404,7 +405,8 @@ class Attention(nn.Module):
         split = "b n (k d) -> b k n d"
         q = rearrange(self.to_q(x), split, k=self.num_heads)
         k, v = (rearrange(u, split, k=self.num_heads) for u in self.to_kv(context).chunk(2, dim=-1))
-        return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b k n d -> b n (k d)"))
+        attended = differentiable(F.scaled_dot_product_attention, q, k, v)
+        return self.to_out(rearrange(attended, "b k n d -> b n (k d)"))
 
 
 def sinusoid(position: Num[Tensor, "..."], dim: int) -> Float[Tensor, "... d"]:

@@ -10,7 +10,8 @@ from diffusers.models.attention_dispatch import (
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.testing import assert_close
 
-from trip.layers.attention import Attention, SpatialTransformer, TemporalTransformer
+from trip.layers import attention
+from trip.layers.attention import Attention, FeedForward, SpatialTransformer, TemporalTransformer
 
 
 @pytest.fixture
@@ -134,3 +135,22 @@ def test_half_precision_training_on_a_cpu_attends_in_float32(autocast, monkeypat
     assert y.dtype == torch.bfloat16
     assert seen[1:] == [torch.float32, torch.bfloat16]
     assert_close(y.float(), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_the_perceptron_in_parts_is_the_perceptron(rows, monkeypatch):
+    monkeypatch.setattr(attention, "ROWS_A_THREAD", rows)
+    layer, x = FeedForward(8), torch.randn(3, 5, 8)
+    with torch.no_grad():
+        assert_close(layer(x), layer.inner(x))
+    assert_close(layer(x), layer.inner(x))
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_single_clip_keeps_its_layout_too(clips):
+    layer = TemporalTransformer(16, heads=2, head_dim=8, groups=4)
+    x = torch.randn(clips * 5, 16, 3, 4).contiguous(memory_format=torch.channels_last)
+    normed = []
+    layer.norm.register_forward_hook(lambda module, args, result: normed.append(result))
+    assert layer(x, 5).is_contiguous(memory_format=torch.channels_last)
+    assert normed[0].stride() == (5 * 12 * 16, 1, 12 * 16, 16)

@@ -46,3 +46,11 @@ def test_dropout_only_while_training():
     assert not torch.equal(layer(x, 5), layer(x, 5))
     layer.eval()
     assert torch.equal(layer(x, 5), layer(x, 5))
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_single_clip_keeps_its_layout_too(clips):
+    """torch hides the layout of a flattened batch of one, and answers it with slow, contiguous convolutions."""
+    frames = torch.randn(clips, 5, 3, 4, 8)
+    x = frames.permute(0, 4, 1, 2, 3)
+    assert FrameConv(8, 8, (3, 1, 1), padding=(1, 0, 0))(x).stride() == x.stride()

@@ -5,6 +5,8 @@ Activations are `(b f) c h w` in channels-last memory, that is `b f h w c`: the 
 view of a whole clip, cost no copy. Only attention over time moves data, once in and once out.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,18 +40,22 @@ class AttentionProcessor:
         return attn.to_out[0](attended.flatten(2))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Each b l heads d; float32 where it is faster: CPUs differentiate half-precision attention 10x slower."""
-        if query.device.type == "cpu" and query.dtype != torch.float32 and torch.is_grad_enabled():
-            with torch.autocast("cpu", enabled=False):
-                return self.attend(query.float(), key.float(), value.float(), mask).to(query.dtype)
-        return dispatch_attention_fn(
-            query,
-            key,
-            value,
+        """Each b l heads d."""
+        kernel = partial(
+            dispatch_attention_fn,
             attn_mask=mask,
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
+        return differentiable(kernel, query, key, value)
+
+
+def differentiable(kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`kernel(query, key, value)`, in float32 where CPUs need its gradient: in half precision it is 10x slower."""
+    if query.device.type != "cpu" or query.dtype == torch.float32 or not torch.is_grad_enabled():
+        return kernel(query, key, value)
+    with torch.autocast("cpu", enabled=False):
+        return kernel(query.float(), key.float(), value.float()).to(query.dtype)
 
 
 class Attention(nn.Module, AttentionModuleMixin):
@@ -94,6 +100,10 @@ class Attention(nn.Module, AttentionModuleMixin):
         return self.processor(self, hidden_states, encoder_hidden_states, attention_mask)
 
 
+ROWS_A_THREAD = 1024
+"""Rows of the perceptron computed together on CPUs."""
+
+
 class GEGLU(nn.Module):
     """x -> a * gelu(g), with [a, g] = W x + b."""
 
@@ -115,6 +125,13 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """... c -> ... c; on CPUs, without gradients, so many rows at a time that the inner ones stay in the cache."""
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.inner(x)
+        rows = x.flatten(0, -2).split(ROWS_A_THREAD * torch.get_num_threads())
+        return torch.cat([self.inner(part) for part in rows]).view(x.shape)
+
+    def inner(self, x: Tensor) -> Tensor:
         """... c -> ... c."""
         return self.net[2](self.net[0](x))
 
@@ -185,9 +202,9 @@ class TemporalTransformer(_Transformer):
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """x: (b f) c h w. Returns the same shape."""
         height, width = x.shape[-2:]
-        clip = x.unflatten(0, (-1, num_frames)).flatten(3)  # b f c (h w)
-        normed = self.norm(clip.transpose(1, 2))  # b c f (h w)
+        clip = x.permute(0, 2, 3, 1).contiguous().view(-1, num_frames, height * width, x.shape[1])  # b f (h w) c
+        normed = self.norm(clip.permute(0, 3, 1, 2))  # b c f (h w)
         tokens = normed.permute(0, 3, 2, 1).flatten(0, 1)  # (b h w) f c
         tokens = self.transform(tokens).unflatten(0, (-1, height * width))  # b (h w) f c
-        clip = clip + tokens.permute(0, 2, 3, 1)
-        return clip.unflatten(3, (height, width)).flatten(0, 1)
+        clip = clip + tokens.transpose(1, 2)
+        return clip.reshape(-1, height, width, x.shape[1]).permute(0, 3, 1, 2)

@@ -13,13 +13,16 @@ class FrameConv(nn.Conv3d):
     """Convolution over neighbouring frames, position by position: kernel (k, 1, 1), stride 1.
 
     Its weight is a (k, 1, 1) volume, its arithmetic that of a (k, 1) image convolution over `f x (h w)`, which is a
-    view of channels-last memory and the case that convolution libraries are tuned for.
+    view of channels-last memory and the case that convolution libraries are tuned for. Views are taken of `b f h w c`,
+    because torch gives a batch of one a stride that hides the layout when it flattens `b c f h w` (4x slower in bf16).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """b c f h w -> b c f h w."""
-        y = F.conv2d(x.flatten(3), self.weight.squeeze(-1), self.bias, padding=self.padding[:2])
-        return y.unflatten(3, x.shape[3:])
+        frames = x.permute(0, 2, 3, 4, 1).contiguous().flatten(2, 3)  # b f (h w) c
+        y = F.conv2d(frames.permute(0, 3, 1, 2), self.weight.squeeze(-1), self.bias, padding=self.padding[:2])
+        frames = y.permute(0, 2, 3, 1).contiguous().unflatten(2, x.shape[3:])  # b f h w c
+        return frames.permute(0, 4, 1, 2, 3)
 
 
 class TemporalConv(nn.Module):
@@ -48,6 +51,7 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """(b f) c h w -> (b f) c h w."""
-        clip = x.unflatten(0, (-1, num_frames)).transpose(1, 2)  # b c f h w
+        frames = x.permute(0, 2, 3, 1).unflatten(0, (-1, num_frames))  # b f h w c
+        clip = frames.permute(0, 4, 1, 2, 3)  # b c f h w
         y = clip + self.conv4(self.conv3(self.conv2(self.conv1(clip))))
         return y.transpose(1, 2).flatten(0, 1)
