@@ -12,15 +12,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.testing import assert_close
 
 from trip.data.latents import open_cache, shard_paths, write_shard
 from trip.training import presets, trainer
-from trip.training.batches import encode, open_source
+from trip.training.batches import Batch, encode, open_source
 from trip.training.checkpoint import checkpoints
 from trip.training.config import TrainingConfig
 from trip.training.export import averaged_pipeline
 from trip.training.monitor import to_frames
-from trip.training.trainer import Run, draw_noising, learning_rate, resume, save, start_run, training_loop
+from trip.training.trainer import Run, blur_text, draw_noising, learning_rate, resume, save, start_run, training_loop
 
 
 def started(config: TrainingConfig, accelerator: Accelerator | None = None) -> tuple[Run, Accelerator]:
@@ -94,10 +95,11 @@ def half(index: int) -> Mock:
 def test_processes_share_the_draws_of_one_global_batch(config: TrainingConfig) -> None:
     run, accelerator = started(config)
     batch = trainer.Batch(torch.zeros(4, 4, 4, 4, 4), torch.zeros(4, 2, 384))
+    config = dataclasses.replace(config, text_noise=0.5)
     whole = draw_noising(run, batch, config, accelerator)
 
     halves = [draw_noising(run, batch, config, half(index)) for index in (0, 1)]
-    for name in ("t", "eps", "keep"):
+    for name in ("t", "eps", "keep", "shift"):
         shares = torch.stack([getattr(h, name) for h in halves], dim=1).flatten(0, 1)
         assert torch.equal(shares, getattr(whole, name))
 
@@ -227,3 +229,26 @@ def test_one_clip_is_learned_by_heart(config: TrainingConfig, tmp_path: Path) ->
         output_type="np",
     ).frames
     assert -10 * math.log10(((made - reference) ** 2).mean()) > 30
+
+
+def test_blurred_text_moves_all_tokens_alike_and_no_padding() -> None:
+    text = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    text[0, 3:] = 0
+    shift = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(1))
+    moved = blur_text(text, shift) - text
+    assert not moved[0, 3:].any()
+    lengths = text.norm(dim=-1)
+    for clip, tokens in enumerate((3, 5, 5)):
+        expected = lengths[clip].sum() / tokens * shift[clip]
+        assert_close(moved[clip, :tokens], expected.expand(tokens, 8), atol=1e-5, rtol=1e-5)
+    assert torch.equal(blur_text(text, torch.zeros(3, 1, 8)), text)
+
+
+def test_text_noise_has_the_asked_length_and_leaves_other_draws_alone(config: TrainingConfig) -> None:
+    run, accelerator = started(config)
+    batch = Batch(torch.zeros(4, 4, 4, 4, 4), torch.ones(4, 5, 384))
+    plain = draw_noising(run, batch, config, accelerator)
+    noisy = draw_noising(run, batch, dataclasses.replace(config, text_noise=0.5), accelerator)
+    assert torch.equal(plain.eps, noisy.eps) and torch.equal(plain.t, noisy.t) and torch.equal(plain.keep, noisy.keep)
+    assert not plain.shift.any()
+    assert_close(noisy.shift.norm(dim=-1).mean(), torch.tensor(0.5), atol=0.05, rtol=0)

@@ -60,6 +60,9 @@ class TrainingConfig:
     """Part of a synthetic kind's cached clips to train on, 1 where not named."""
     caption_dropout: float = 0.1
     """Part of the captions replaced by the empty one, for text guidance."""
+    text_noise: float = 0.0
+    """Length of a random vector, in mean lengths of a token's features, that is added to all tokens of a caption: the
+    network then cannot learn the training wordings by heart."""
     image_dropout: float = 0.0
     """Part of the images replaced by zeros in the backbone's input, for image guidance."""
     sigma_clips: int = 1000
@@ -166,7 +169,10 @@ POSITIVE = (
     "grad_clip", "checkpoint_every", "largest_bad_run", "timestep_power",
 )  # fmt: skip
 FRACTIONS = ("caption_dropout", "image_dropout", "decay", "final_lr", "ema_decay")
-COUNTS = ("workers", "unet_lr", "fusion_lr", "weight_decay", "keep_checkpoints", "validation_every", "validation_clips")
+COUNTS = (
+    "text_noise", "workers", "unet_lr", "fusion_lr", "weight_decay", "keep_checkpoints", "validation_every",
+    "validation_clips",
+)  # fmt: skip
 
 
 def check(config: TrainingConfig) -> None:

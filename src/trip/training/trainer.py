@@ -262,11 +262,13 @@ def seed_layers(seed: int, step: int, accelerator: Accelerator) -> None:
 
 @dataclass(frozen=True)
 class Noising:
-    """The drawn step of every clip: integer timestep t, noise eps, and 0 in `keep` where the image is dropped."""
+    """The drawn step of every clip: integer timestep t, noise eps, 0 in `keep` where the image is dropped, and what
+    `blur_text` adds to the caption, b 1 d."""
 
     t: Tensor
     eps: Tensor
     keep: Tensor
+    shift: Tensor
 
 
 def draw_noising(run: Run, batch: Batch, config: TrainingConfig, accelerator: Accelerator) -> Noising:
@@ -276,13 +278,24 @@ def draw_noising(run: Run, batch: Batch, config: TrainingConfig, accelerator: Ac
     t = draw_timesteps(size, steps, generator, config.timestep_power)
     eps = torch.randn(size, *batch.latents.shape[1:], generator=generator)
     keep = (torch.rand(size, generator=generator) >= config.image_dropout).float()
+    width = batch.text.shape[-1]
+    shift = config.text_noise / width**0.5 * torch.randn(size, 1, width, generator=generator)
     share = slice(accelerator.process_index, None, accelerator.num_processes)
-    return Noising(*(x[share].to(accelerator.device) for x in (t, eps, keep)))
+    return Noising(*(x[share].to(accelerator.device) for x in (t, eps, keep, shift)))
+
+
+def blur_text(text: Tensor, shift: Tensor) -> Tensor:
+    """Tokens b n d with `shift`, times their mean length, added to all but the padding, which is zeros."""
+    lengths = text.norm(dim=-1, keepdim=True)
+    tokens = (lengths > 0).float()
+    mean = lengths.sum(1, keepdim=True) / tokens.sum(1, keepdim=True).clamp_min(1)
+    return text + mean * shift * tokens
 
 
 def accumulate(run: Run, batch: Batch, drawn: Noising, config: TrainingConfig, accelerator: Accelerator) -> Tensor:
     """Gradients of the batch's mean loss, in `accumulation` passes; returns the losses b f, detached."""
-    chunks = [x.chunk(config.accumulation) for x in (batch.latents, batch.text, drawn.t, drawn.eps, drawn.keep)]
+    text = blur_text(batch.text, drawn.shift)
+    chunks = [x.chunk(config.accumulation) for x in (batch.latents, text, drawn.t, drawn.eps, drawn.keep)]
     passes, losses = list(zip(*chunks, strict=True)), []
     for number, (latents, text, t, eps, keep) in enumerate(passes, 1):
         with nullcontext() if number == len(passes) else accelerator.no_sync(run.model):
