@@ -289,6 +289,15 @@ def test_guidance_ramp(pipe):
     assert not torch.equal(run(pipe, guidance_scale=[1.0, 2.0, 3.0, 4.0]), run(pipe, guidance_scale=5.0))
 
 
+def test_guidance_where_and_how_often_it_is_asked_for(pipe):
+    """Outside the interval the clip is that without guidance; kept guidance is guidance, but not the same clip."""
+    guided, plain = run(pipe, guidance_scale=5.0), run(pipe, guidance_scale=1.0)
+    assert torch.equal(run(pipe, guidance_scale=5.0, guidance_interval=(1.0, 1.0)), plain)
+    assert torch.equal(run(pipe, guidance_scale=5.0, guidance_interval=(0.0, 1.0), guidance_every=1), guided)
+    kept = run(pipe, guidance_scale=5.0, guidance_every=3)
+    assert not torch.equal(kept, guided) and not torch.equal(kept, plain)
+
+
 def test_bfloat16(pipe):
     half = make().to(dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
@@ -489,6 +498,8 @@ NAN = torch.full((1, 4, 1, 8, 8), torch.nan)
         ({"image": torch.zeros(4, 8, 8)}, "no picture"),
         ({"image": torch.full((3, 8, 8), 255.0)}, "no picture"),
         ({"image": []}, "must hold pictures"),
+        ({"guidance_interval": (0.9, 0.1)}, r"guidance_interval \(=0.9, 0.1\) must be 0 <= low <= high <= 1; correct"),
+        ({"guidance_every": 0}, r"guidance_every \(=0\) must be at least 1; raise it"),
     ],
 )
 def test_wrong_inputs_are_one_clear_line(pipe, options, message):

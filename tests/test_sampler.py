@@ -1,10 +1,13 @@
 """The sampler against oracles, and against loops written with diffusers' schedulers alone."""
 
+import math
 from dataclasses import dataclass
 
 import diffusers
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from trip.noise_prior import prediction_from_sample, sample_from_prediction
@@ -260,6 +263,100 @@ def test_rescale_restores_the_conditioned_contrast(clip):
 
 def test_rescale_keeps_the_conditioned_branch():
     assert [b.text for b in guidance_branches(0.0, keep_text=True)] == [True, False]
+
+
+# ------------------------------------------------------------------------- where and how often guidance acts
+
+
+def guided_loop(model, clip, steps, scale_at, every=1):
+    """DDIM with a guidance scale for every t; between evaluations, what guidance adds to v is kept."""
+    _, z, image, text, null = clip
+    scheduler = diffusers.DDIMScheduler(**DDIM)
+    scheduler.set_timesteps(steps)
+    kept, served = None, 0
+    for t in scheduler.timesteps:
+        a, _ = schedule_at(scheduler, 0, t)
+        eps, scale = model.raw(z, t, text, image), scale_at(int(t) / 1000)
+        if scale == 1:
+            kept = None
+        elif kept is None or served == every:
+            eps_guided = eps + (scale - 1) * (eps - model.raw(z, t, null, image))
+            kept, served = (eps_guided - eps) / a, 1  # at fixed z_t, a difference in eps is a times one in v
+            eps = eps_guided
+        else:
+            eps, served = eps + a * kept, served + 1
+        z = scheduler.step(eps, t, z).prev_sample
+    return z
+
+
+OPTIONS = {"guidance_scale": 4.0, "guidance_rescale": 0.3}
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "heun", "flow-euler"])
+def test_the_whole_interval_changes_nothing(name, clip):
+    kind, config = SCHEDULERS[name]
+    plain = run(Nonlinear(), kind(**config), clip, 6, **OPTIONS)
+    whole = run(Nonlinear(), kind(**config), clip, 6, guidance_interval=(0.0, 1.0), guidance_every=1, **OPTIONS)
+    assert torch.equal(whole, plain)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "heun"])
+def test_an_empty_interval_is_no_guidance(name, clip):
+    kind, config = SCHEDULERS[name]
+    plain = run(Nonlinear(), kind(**config), clip, 6)
+    assert torch.equal(run(Nonlinear(), kind(**config), clip, 6, guidance_interval=(1.0, 1.0), **OPTIONS), plain)
+
+
+@pytest.mark.parametrize("interval", [(0.4, 1.0), (0.0, 0.6), (0.25, 0.75)])
+def test_guidance_acts_inside_the_interval_only(interval, clip):
+    expected = guided_loop(Nonlinear(), clip, 12, lambda t: 5.0 if interval[0] <= t <= interval[1] else 1.0)
+    scheduler = diffusers.DDIMScheduler(**DDIM)
+    actual = run(Nonlinear(), scheduler, clip, 12, guidance_scale=5.0, guidance_interval=interval)
+    assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("every", [2, 3, 100])
+def test_guidance_is_kept_as_a_velocity(every, clip):
+    expected = guided_loop(Nonlinear(), clip, 12, lambda t: 5.0 if t >= 0.2 else 1.0, every)
+    options = {"guidance_scale": 5.0, "guidance_interval": (0.2, 1.0), "guidance_every": every}
+    actual = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 12, **options)
+    assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@given(
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    every=st.integers(1, 5),
+    steps=st.integers(1, 12),
+    name=st.sampled_from(["ddim", "dpm++", "unipc"]),
+)
+def test_evaluations_are_as_promised(ends, every, steps, name):
+    """One a step, and another in the first and then every n-th step of the interval."""
+    kind, config = SCHEDULERS[name]
+    interval, model, scheduler = (min(ends), max(ends)), Nonlinear(), kind(**config)
+    sizes, tensors = counted(model), [torch.ones(2, 4, 2, 1, 1), torch.ones(2, 4, 1, 1, 1), torch.ones(2, 3, 8)]
+    clip = (tensors[0], tensors[0], tensors[1], tensors[2], 0 * tensors[2])
+    run(model, scheduler, clip, steps, guidance_scale=3.0, guidance_interval=interval, guidance_every=every)
+    guided = sum(interval[0] <= float(t) / 1000 <= interval[1] for t in scheduler.timesteps)
+    assert sum(sizes) == 2 * (len(scheduler.timesteps) + math.ceil(guided / every))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"guidance_interval": (0.6, 0.4)},
+            r"guidance_interval \(=0.6, 0.4\) must be 0 <= low <= high <= 1; correct it",
+        ),
+        ({"guidance_interval": (-0.1, 1.0)}, r"guidance_interval \(=-0.1, 1\)"),
+        ({"guidance_interval": (0.0, 1000.0)}, r"guidance_interval \(=0, 1000\)"),
+        ({"guidance_interval": (float("nan"), 1.0)}, r"guidance_interval \(=nan, 1\)"),
+        ({"guidance_every": 0}, r"guidance_every \(=0\) must be at least 1; raise it"),
+    ],
+)
+def test_wrong_guidance_is_one_clear_line(clip, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, **options)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_null_states_is_an_error(clip):

@@ -403,6 +403,8 @@ class TripPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         decode_chunk_size: int | None = None,
+        guidance_interval: sampler.Interval = sampler.ALWAYS,
+        guidance_every: int = 1,
     ) -> TripPipelineOutput | tuple[Any]:
         """Animate stills.
 
@@ -433,6 +435,10 @@ class TripPipeline(DiffusionPipeline):
             callback_on_step_end: ``callback(pipe, step, timestep, tensors)``; may return new "latents".
             callback_on_step_end_tensor_inputs: the tensors it receives, of `_callback_tensor_inputs`.
             decode_chunk_size: frames decoded at once, by default those of one clip.
+            guidance_interval: (low, high) of the schedule, 1 noise, 0 the clip, in which guidance acts; a step outside
+                it costs half.
+            guidance_every: in it, evaluate the network without the prompt in every n-th step only, and keep what it
+                changed in between (see `trip.sampler.Guidance`).
 
         Raises:
             ValueError: arguments that do not fit the model or each other; latents that became NaN.
@@ -441,6 +447,7 @@ class TripPipeline(DiffusionPipeline):
         default = self.config["default_guidance_scale"]
         scale = torch.as_tensor(default if guidance_scale is None else guidance_scale, dtype=torch.float32)
         guidance_scale = scale if scale.ndim else float(scale)
+        sampler.check_guidance(guidance_interval, guidance_every)
         branches = sampler.guidance_branches(guidance_scale, image_guidance_scale)
         negative = negative_prompt if any(not branch.text for branch in branches) else ()
         batch = Batch.of(image, prompt, negative, prompt_embeds, negative_prompt_embeds)
@@ -490,6 +497,8 @@ class TripPipeline(DiffusionPipeline):
             exact_first_frame=exact_first_frame,
             generator=generator,
             eta=eta,
+            guidance_interval=guidance_interval,
+            guidance_every=guidance_every,
         )
         texts = {"prompt_embeds": embeds, "negative_prompt_embeds": null_embeds}
         latents = self._follow(steps, callback_on_step_end, callback_on_step_end_tensor_inputs, texts)

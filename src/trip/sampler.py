@@ -28,12 +28,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trip.noise_prior import Clip, PredictionType, prediction_from_sample, scale_motion
+from trip.noise_prior import SMALLEST_NOISE, Clip, PredictionType, prediction_from_sample, scale_motion
 
 Generator = torch.Generator | list[torch.Generator] | None
 TextStates = Float[Tensor, "b n d"]
 Reference = Float[Tensor, "b c _ h w"]
 """Clean latents of the prior: one frame per clip, or one per frame."""
+
+Interval = tuple[float, float]
+ALWAYS: Interval = (0.0, 1.0)
+"""The whole schedule, as an interval of t over the number of training timesteps, both ends included."""
 
 
 @dataclass
@@ -70,6 +74,8 @@ def sample(
     exact_first_frame: bool = True,
     generator: Generator = None,
     eta: float = 0.0,
+    guidance_interval: Interval = ALWAYS,
+    guidance_every: int = 1,
 ) -> Iterator[SamplerStep]:
     """Denoise z_T step by step; the last step's `z_t` is the clip.
 
@@ -88,22 +94,27 @@ def sample(
         exact_first_frame: put the reference's frame 0 in place of the estimate's, and of the result's.
         generator: for schedulers that add noise; a list gives each clip its own.
         eta: DDIM's noise level; ignored by schedulers without it.
+        guidance_interval: where guidance acts, as t over the number of training timesteps: 1 is noise, 0 the clip.
+            Outside it a step costs one evaluation.
+        guidance_every: in the interval, evaluate all branches in every n-th step only; see `Guidance`.
 
     Raises:
-        ValueError: for a scheduler of none of the three kinds, or missing `null_hidden_states`.
+        ValueError: for a scheduler of none of the three kinds, missing `null_hidden_states`, or a wrong interval.
     """
     timesteps = set_timesteps(scheduler, num_inference_steps, z_T.device)
-    branches = guidance_branches(guidance_scale, image_guidance_scale, keep_text=guidance_rescale > 0)
-    text, image = branch_inputs(branches, encoder_hidden_states, null_hidden_states, image_latents)
-    prior = repeat(reference, branches)
+    keep_text = guidance_rescale > 0 or guidance_every > 1
+    branches = guidance_branches(guidance_scale, image_guidance_scale, keep_text)
+    guidance = Guidance(branches, guidance_rescale, guidance_interval, guidance_every)
     step_options = accepted(scheduler.step, generator=generator, eta=eta)
     z_t = z_T.float() * float(getattr(scheduler, "init_noise_sigma", 1.0))
 
     for index, t in enumerate(timesteps):
         z_in = scheduler.scale_model_input(z_t, t) if hasattr(scheduler, "scale_model_input") else z_t
         signal, noise = schedule_at(scheduler, index, t)
-        x0 = denoiser(repeat(z_in, branches), t, text, image, prior, signal, noise).sample
-        x0 = combine(x0.float(), branches, guidance_rescale)
+        due = guidance.due(float(t) / scheduler.config.get("num_train_timesteps", 1000))
+        text, image = branch_inputs(due, encoder_hidden_states, null_hidden_states, image_latents)
+        x0 = denoiser(repeat(z_in, due), t, text, image, repeat(reference, due), signal, noise).sample
+        x0 = guidance.estimate(x0.float(), due, noise)
         x0 = scale_motion(x0, reference, motion_strength)
         x0 = with_first_frame(x0, reference) if exact_first_frame else x0
         output = prediction_from_sample(x0, z_in, signal, noise, prediction_type(scheduler))
@@ -202,6 +213,64 @@ def guidance_branches(
         Branch(1 - image_guidance_scale, text=False, image=False),
     ]
     return [b for i, b in enumerate(branches) if torch.as_tensor(b.weight).any() or (keep_text and i == 0)]
+
+
+CONDITIONED = [Branch(1.0, text=True, image=True)]
+"""The branches of a step without guidance."""
+
+
+@dataclass
+class Guidance:
+    """Which branches each step evaluates; guidance may act in an interval only, and be kept for some steps.
+
+    Guidance matters where the clip's content is decided, and does harm or nothing elsewhere (Kynkäänniemi et al.,
+    2404.07724). Between two evaluations of all branches, what guidance added to the conditioned estimate is kept **as a
+    velocity**, ``(guided - conditioned) / noise``: on z_0 it shrinks with the noise, as the estimates themselves draw
+    together.
+
+    Attributes:
+        branches: of an evaluation with guidance. rescale: see `rescale_guidance`.
+        interval: where guidance acts. every: steps that one evaluation serves, itself included; 1 keeps nothing.
+        kept: what guidance added, as a velocity; None where nothing is kept. served: steps it has served.
+    """
+
+    branches: list[Branch]
+    rescale: float = 0.0
+    interval: Interval = ALWAYS
+    every: int = 1
+    kept: Clip | None = None
+    served: int = 0
+
+    def __post_init__(self):
+        check_guidance(self.interval, self.every)
+
+    def due(self, position: float) -> list[Branch]:
+        """The branches to evaluate at a position of the schedule, t over the number of training timesteps."""
+        low, high = self.interval
+        if not low <= position <= high:
+            self.kept = None
+            return CONDITIONED
+        return self.branches if self.kept is None or self.served >= self.every else CONDITIONED
+
+    def estimate(self, x0: Float[Tensor, "kb c f h w"], evaluated: list[Branch], noise: Tensor) -> Clip:
+        """The guided estimate out of those of the branches that `due` named."""
+        if evaluated is CONDITIONED:
+            self.served += 1
+            return x0 if self.kept is None else x0 + noise * self.kept
+        guided = combine(x0, evaluated, self.rescale)
+        if self.every > 1:
+            self.kept = (guided - x0.chunk(len(evaluated))[0]) / noise.clamp_min(SMALLEST_NOISE)
+            self.served = 1
+        return guided
+
+
+def check_guidance(interval: Interval, every: int) -> None:
+    """Raise ValueError unless the interval lies in [0, 1] and every evaluation serves at least one step."""
+    low, high = interval
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"guidance_interval (={low:g}, {high:g}) must be 0 <= low <= high <= 1; correct it")
+    if every < 1:
+        raise ValueError(f"guidance_every (={every}) must be at least 1; raise it")
 
 
 def branch_inputs(

@@ -16,11 +16,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from permissions import unprivileged
 from trip.apps import animate as animate_module
+from trip.apps.animate import chosen_preset
 from trip.apps.cli import main
-from trip.apps.options import SCHEDULERS
+from trip.apps.options import SCHEDULERS, Animate
 from trip.data.metadata import read_metadata, sidecar_path
 from trip.data.video import read_video, write_video
+from trip.presets import PRESETS, SamplingPreset
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -81,7 +84,7 @@ def test_one_picture_becomes_a_clip_with_its_record(run, picture, tmp_path):
 
 def test_the_recorded_command_makes_the_same_bytes(run, picture, tmp_path, capsys):
     out = tmp_path / "clip.webp"
-    assert run("animate", picture, "--prompt", "pan", "--output", out)[0] == 0
+    assert run("animate", picture, "--prompt", "pan", "--output", out, "--preset", "draft")[0] == 0
     before = out.read_bytes()
     code, stdout, _ = run("info", out, "--json", with_model=False)
     record = json.loads("\n".join(stdout))
@@ -156,6 +159,34 @@ def test_every_scheduler_runs(run, picture, tmp_path, name):
     code, _, stderr = run(*argv, "--guidance-scale", 1)
     assert code == 0, stderr
     assert read_metadata(out)["scheduler"] == name
+
+
+def test_quality_is_what_no_preset_means(run, picture, tmp_path):
+    argv = ("animate", picture, "--prompt", "pan", "--seed", 3, "--no-metadata", "--output")
+    whole = ("--preset", "quality", "--guidance-interval", "0,1", "--guidance-every", 1)
+    for name, flags in {"plain": (), "whole": whole, "fast": ("--preset", "fast")}.items():
+        assert run(*argv, tmp_path / f"{name}.webp", *flags)[0] == 0
+    plain, whole, fast = ((tmp_path / f"{name}.webp").read_bytes() for name in ("plain", "whole", "fast"))
+    assert plain == whole != fast
+
+
+def test_a_preset_is_recorded_with_what_it_set(run, picture, tmp_path):
+    out = tmp_path / "clip.webp"
+    argv = ("animate", picture, "--prompt", "pan", "--output", out)
+    assert run(*argv, "--preset", "draft", "--guidance-interval", "0.25,1")[0] == 0
+    record = read_metadata(out)
+    assert (record["preset"], record["guidance_interval"]) == ("draft", "0.25,1")
+    assert record["guidance_every"] == PRESETS["draft"].guidance_every
+    assert run(*argv)[0] == 0
+    assert not {"preset", "guidance_interval", "guidance_every"} & read_metadata(out).keys()
+
+
+def test_flags_take_precedence_over_the_preset(tmp_path):
+    plain = {"image": tmp_path / "a.png", "output": "a.mp4", "preset": "fast"}
+    assert chosen_preset(Animate(**plain)) == PRESETS["fast"]
+    flags = {"steps": 3, "guidance_interval": "0.1,0.9", "guidance_every": 4, "scheduler": "ddim"}
+    expected = SamplingPreset(steps=3, guidance_interval=(0.1, 0.9), guidance_every=4)
+    assert chosen_preset(Animate(**plain, **flags)) == expected
 
 
 def test_motion_strength_zero_is_the_still(run, picture, tmp_path):
@@ -234,6 +265,13 @@ CASES = {
     "prompt of 10,000 words": (["--prompt", "word " * 10_000], ["tokens", "32", "shorten"]),
     "no prompt": ([], ["--prompt"]),
     "unknown scheduler": (["--prompt", "pan", "--scheduler", "magic"], ["'magic'", *SCHEDULERS]),
+    "unknown preset": (["--prompt", "pan", "--preset", "best"], ["'best'", *PRESETS]),
+    "interval backwards": (
+        ["--prompt", "pan", "--guidance-interval", "1,0.4"],
+        ["--guidance-interval (=1,0.4)", "LOW"],
+    ),
+    "no interval": (["--prompt", "pan", "--guidance-interval", "half"], ["--guidance-interval (=half)", "0.4,1"]),
+    "never guided": (["--prompt", "pan", "--guidance-every", "0"], ["--guidance-every", "0", "at least 1"]),
     "too many frames": (["--prompt", "pan", "--num-frames", "5"], ["num_frames", "5", "4"]),
     "no frames": (["--prompt", "pan", "--num-frames", "0"], ["--num-frames", "0"]),
     "no steps": (["--prompt", "pan", "--steps", "0"], ["--steps", "0"]),
@@ -334,19 +372,6 @@ def test_nan_latents(fails, picture, model, tmp_path):
     save_file({k: torch.full_like(v, torch.nan) if k == "conv_out.bias" else v for k, v in weights.items()}, file)
     argv = ("animate", picture, "--prompt", "pan", "--output", tmp_path / "out" / "clip.mp4", "--model", broken)
     fails("NaN", "step 1", argv=argv, with_model=False)
-
-
-@contextmanager
-def unprivileged():
-    """Become nobody, if we are root: root may write anywhere."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_read_only_folder(run, picture, world):

@@ -1,10 +1,9 @@
 """`trip animate`: pictures in, clips out."""
 
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,14 @@ from trip.data.images import fit_image, load_image, output_size
 from trip.data.metadata import ClipMetadata
 from trip.data.video import FPS_RANGE, check_output, write_video
 from trip.pipeline import TripPipeline
+from trip.presets import SamplingPreset, preset
+from trip.sampler import Interval, check_guidance
 
 FALLBACK_AREA = 256 * 256
 """Pixels of a clip where neither the model nor the user says: the paper's size."""
+
+PLAIN = {"preset": "quality", "guidance_interval": "0,1", "guidance_every": 1}
+"""What a clip has that was made without a word about these."""
 
 
 def animate(options: Animate, version: str) -> int:
@@ -68,8 +72,10 @@ def check_options(options: Animate) -> None:
     """What can be said before anything is loaded."""
     if options.scheduler is not None:
         scheduler_class(options.scheduler)
+    chosen_preset(options)
     rules = {
         "--steps": (options.steps, 1, None),
+        "--guidance-every": (options.guidance_every, 1, None),
         "--num-frames": (options.num_frames, 1, None),
         "--motion-strength": (options.motion_strength, 0, None),
         "--guidance-rescale": (options.guidance_rescale, 0, 1),
@@ -79,6 +85,35 @@ def check_options(options: Animate) -> None:
         if value is not None and not (low <= value and (high is None or value <= high)):
             rule = f"at least {low}" if high is None else f"in {low} to {high}"
             raise ValueError(f"{flag} (={value}) must be {rule}; choose such a value")
+
+
+def chosen_preset(options: Animate) -> SamplingPreset:
+    """The preset, with the flags that were given in the place of its own settings.
+
+    Raises:
+        ValueError: an unknown preset, or an interval that is none.
+    """
+    chosen, interval = preset(options.preset), options.guidance_interval
+    if options.scheduler is not None:  # `load_pipeline` puts it in place
+        chosen = replace(chosen, scheduler=None, scheduler_options={})
+    flags: dict[str, Any] = {
+        "steps": options.steps,
+        "guidance_interval": None if interval is None else read_interval(interval),
+        "guidance_every": options.guidance_every,
+    }
+    return replace(chosen, **{name: value for name, value in flags.items() if value is not None})
+
+
+def read_interval(text: str) -> Interval:
+    """(low, high) of "LOW,HIGH"."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+        check_guidance((low, high), every=1)
+    except ValueError:
+        raise ValueError(
+            f"--guidance-interval (={text}) must be LOW,HIGH with 0 <= LOW <= HIGH <= 1, such as 0.4,1; correct it"
+        ) from None
+    return low, high
 
 
 def unfinished(jobs: list[Job], options: Animate) -> list[Job]:
@@ -93,9 +128,10 @@ def unfinished(jobs: list[Job], options: Animate) -> list[Job]:
 
 @dataclass(frozen=True, kw_only=True)
 class Studio:
-    """A loaded pipeline and the settings that all clips share."""
+    """A loaded pipeline and the settings that all clips share; `sampling` is the preset's and the flags'."""
 
     pipeline: TripPipeline
+    sampling: dict[str, Any]
     options: Animate
     version: str
 
@@ -109,7 +145,8 @@ class Studio:
                 options.model, device=device, dtype=dtype, fusion=options.fusion, scheduler=options.scheduler
             )
             bar.update()
-        return cls(pipeline=pipeline, options=options, version=version)
+        pipeline, sampling = chosen_preset(options).apply(pipeline)
+        return cls(pipeline=pipeline, sampling=sampling, options=options, version=version)
 
     def make(self, job: Job, label: str = "") -> None:
         """Animate one picture and write the clip."""
@@ -130,13 +167,11 @@ class Studio:
 
     def call_options(self) -> dict[str, Any]:
         """The pipeline's arguments, with its defaults filled in, so that the record is complete."""
-        options, pipeline = self.options, self.pipeline
-        default = inspect.signature(type(pipeline).__call__).parameters
-        steps, scale = options.steps, options.guidance_scale
+        options, pipeline, scale = self.options, self.pipeline, self.options.guidance_scale
         return {
+            **self.sampling,
             "negative_prompt": options.negative_prompt,
             "num_frames": options.num_frames or pipeline.max_num_frames or 16,
-            "num_inference_steps": steps if steps is not None else default["num_inference_steps"].default,
             "guidance_scale": scale if scale is not None else pipeline.config["default_guidance_scale"],
             "image_guidance_scale": options.image_guidance_scale,
             "guidance_rescale": options.guidance_rescale,
@@ -193,7 +228,18 @@ class Studio:
             dtype=str(pipeline.unet.dtype).removeprefix("torch."),
             device=pipeline.device.type,
             trip_version=self.version,
+            extra=self.preset_record(call),
         )
+
+    def preset_record(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The preset and what it may set, by flag; nothing where all is as it is without such flags."""
+        low, high = call["guidance_interval"]
+        settings = {
+            "preset": self.options.preset,
+            "guidance_interval": f"{low:g},{high:g}",
+            "guidance_every": call["guidance_every"],
+        }
+        return {} if settings == PLAIN else settings
 
     @staticmethod
     def shown(frames: np.ndarray, bar: tqdm) -> Iterator[np.ndarray]:

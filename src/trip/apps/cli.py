@@ -42,7 +42,9 @@ GROUPS = {
     )
 }
 
-Options = Animate | Info | Calibrate | Train | DataCheck | DataShard | DataSynth | DataCache | Evaluate | Weights | Ablate
+Options = (
+    Animate | Info | Calibrate | Train | DataCheck | DataShard | DataSynth | DataCache | Evaluate | Weights | Ablate
+)
 
 DESCRIPTION = """Animate still pictures with a diffusion model (TRIP, arXiv 2403.17005).
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from trip.models import BUNDLED_MODEL
+from trip.presets import PRESETS
 from trip.training.config import TrainingConfig
 
 SCHEDULERS = {
@@ -35,6 +36,11 @@ Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 SchedulerName = Annotated[
     str | None,
     arg(metavar="NAME", help_behavior_hint="(default: the model's)", help=f"One of {', '.join(SCHEDULERS)}."),
+]
+
+
+PresetName = Annotated[
+    str, arg(metavar="NAME", help=f"Quality against time: {', '.join(PRESETS)}. Flags take precedence over it.")
 ]
 
 
@@ -78,11 +84,17 @@ class Animate(Verbosity):
     """What should not happen."""
     num_frames: Integer = None
     """Frames of the clip (default: the model's longest)."""
+    preset: PresetName = "quality"
     steps: Integer = None
-    """Denoising steps (default: 50)."""
+    """Denoising steps (default: the preset's; 50 for quality)."""
     scheduler: SchedulerName = None
     guidance_scale: Number = None
     """How strictly to follow the prompt; 1 is off and twice as fast (default: the pipeline's)."""
+    guidance_interval: Annotated[str | None, arg(metavar="LOW,HIGH", help_behavior_hint="")] = None
+    """Part of the schedule where that counts, 1 is noise, 0 the clip; outside it a step takes half the time (default:
+    the preset's; 0,1 for quality)."""
+    guidance_every: Integer = None
+    """In it, look at what the prompt changes in every n-th step only (default: the preset's; 1 for quality)."""
     image_guidance_scale: float = 1.0
     """How much the network's own view of the picture counts; 1 is off."""
     guidance_rescale: float = 0.0
@@ -176,8 +188,10 @@ class Train(Verbosity):
     SIGTERM saves and ends the run; Ctrl-C ends it at once.
     """
 
-    preset: Annotated[Literal["paper", "mini", "smoke"] | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """Named settings: paper, mini or smoke."""
+    preset: Annotated[
+        Literal["paper", "mini", "smoke", "fine-tune", "lora"] | None, arg(metavar="NAME", help_behavior_hint="")
+    ] = None
+    """Named settings: paper, mini, smoke, fine-tune or lora."""
     config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Settings as JSON, such as a run's config.json."""
     output_dir: Annotated[Path, arg(metavar="DIR")] = Path("runs/train")

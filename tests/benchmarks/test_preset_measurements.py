@@ -1,0 +1,108 @@
+"""`benchmarks.presets`: the interval of a paired difference, leaving the network out, and the table."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.presets import (
+    Settings,
+    SkippingPreset,
+    agreement_row,
+    count_evaluations,
+    make_clips,
+    paired_difference,
+    run,
+    table,
+    with_table,
+)
+
+from benchmarks import presets
+from tiny_models import SIZE, scheduler, tiny_text, tiny_vae, unet_config
+from trip.evaluation.motion import Pair
+from trip.noise_fusion import OptimalNoiseFusion
+from trip.pipeline import TripPipeline
+from trip.presets import PRESETS, SamplingPreset
+from trip.residual_unet import ResidualUNet3D
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TripPipeline:
+    torch.manual_seed(0)
+    tokenizer, text_encoder = tiny_text()
+    parts = {"vae": tiny_vae(), "tokenizer": tokenizer, "text_encoder": text_encoder, "scheduler": scheduler()}
+    fusion = OptimalNoiseFusion(sigma=[0.0, 0.3, 0.5, 0.6])
+    pipe = TripPipeline(unet=ResidualUNet3D(**unet_config()), fusion=fusion, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+PAIRS = [Pair(np.full((SIZE, SIZE, 3), 30 * k, np.uint8), "pan", "pan_left", seed=k) for k in range(2)]
+
+
+def test_skipping_within_tolerance_0_changes_nothing(pipe):
+    plain = make_clips(pipe, SamplingPreset(steps=4), PAIRS)
+    assert np.array_equal(make_clips(pipe, SkippingPreset(steps=4, tolerance=0.0), PAIRS), plain)
+    assert not np.array_equal(make_clips(pipe, SkippingPreset(steps=4, tolerance=0.2), PAIRS), plain)
+
+
+@pytest.mark.parametrize(("tolerance", "evaluations"), [(0.0, 20), (0.03, 20), (0.2, 14), (2.0, 0)])
+def test_the_network_is_left_out_where_the_prior_is_good_enough(pipe, tolerance, evaluations):
+    """sqrt(1 - lambda*) of the last frame is 0.07, 0.12, 0.18 and 0.25 at the first four of ten steps."""
+    assert count_evaluations(pipe, SkippingPreset(steps=10, tolerance=tolerance), PAIRS[0]) == evaluations
+
+
+def test_difference_counts_clips_gained_and_lost():
+    row = agreement_row([True, False, True, True], [False, False, True, True])
+    assert (row["gained"], row["lost"], row["points_to_quality"]) == (1, 0, 25.0)
+    row = agreement_row([False, False], [True, True])
+    assert (row["gained"], row["lost"], row["points_to_quality"]) == (0, 2, -100.0)
+
+
+def test_interval_is_agresti_and_mins():
+    """Adjusted Wald: (b - c) / (n + 2), with the variance ((b + c + 1) - (b - c)^2 / (n + 2)) / (n + 2)^2."""
+    value, (low, high) = paired_difference(132, 107, 1144)
+    assert value == pytest.approx(100 * 25 / 1144)
+    centre, spread = 100 * 25 / 1146, 196 * ((240 - 25**2 / 1146) ** 0.5) / 1146
+    assert low == pytest.approx(centre - spread, abs=0.01) and high == pytest.approx(centre + spread, abs=0.01)
+
+
+def test_interval_of_no_difference_has_a_width():
+    value, (low, high) = paired_difference(0, 0, 100)
+    assert value == 0 and low == pytest.approx(-high) and 1 < high < 3
+
+
+def test_table_has_a_row_for_every_preset():
+    agreement = agreement_row([True, False], [True, True])
+    rows = {name: {"evaluations": 100, "agreement": agreement} for name in ("quality", "fast")}
+    rows["fast"]["psnr"] = {"value": 30.04, "interval": [29.0, 31.0]}
+    lines = table(json.loads(json.dumps({"presets": rows}))).splitlines()
+    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    assert "30.0 (29.0 to 31.0)" in lines[3] and "-50.0" in lines[3] and "-50.0" not in lines[2]
+
+
+def test_a_small_run_measures_every_preset(pipe, tmp_path, monkeypatch, capsys):
+    """Two clips; without EfficientNet's weights its column stays empty, and a line says why."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(presets, "camera_pairs", lambda *_, **__: PAIRS)  # whose texts fit the tiny text encoder
+    pipe.save_pretrained(tmp_path / "model")
+    settings = Settings(json=tmp_path / "out.json", model=str(tmp_path / "model"), count=2, rounds=1, device="cpu")
+    results = json.loads(json.dumps(run(settings)))
+    assert "efficientnet_lite0.safetensors is" in capsys.readouterr().err
+    assert results["settings"]["split"] == "heldout" and not {"json", "photos"} & results["settings"].keys()
+    rows = results["presets"]
+    assert list(rows) == list(PRESETS) and rows["quality"]["evaluations"] == 100
+    assert rows["quality"]["agreement"]["points_to_quality"] == 0 and rows["quality"]["seconds"]["times_faster"] == 1
+    for name in list(PRESETS)[1:]:
+        assert rows[name]["psnr"]["n"] == 2 and rows[name]["ssim"]["value"] <= 1 and "consistency" not in rows[name]
+        assert rows[name]["evaluations"] == 2 * PRESETS[name].steps and rows[name]["seconds"]["times_faster"] > 0
+    assert len(table(results).splitlines()) == 2 + len(PRESETS)
+
+
+def test_a_page_has_its_table_replaced():
+    page = "a\n<!-- table: presets -->\nold\n<!-- end -->\n<!-- table: variants -->\nkept\n<!-- end -->\n"
+    assert with_table(page, "presets", "new") == page.replace("old", "new")
+    with pytest.raises(ValueError, match="the page has no table 'other'"):
+        with_table(page, "other", "new")
