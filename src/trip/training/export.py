@@ -65,25 +65,25 @@ def averaged_pipeline(
             unet.save_lora_adapter(lora)
         unet.fuse_lora()
         unet.unload_lora()
-    return standalone(run.pipeline, unet.eval(), fusion.eval(), config)
+    return standalone(run.pipeline, unet.eval(), fusion.eval(), config.guidance_scale)
 
 
 def standalone(
-    pipeline: TripPipeline, unet: ResidualUNet3D, fusion: NoiseFusion, config: TrainingConfig
+    pipeline: TripPipeline, unet: ResidualUNet3D, fusion: NoiseFusion, guidance_scale: float
 ) -> TripPipeline:
     """A pipeline of these parts and copies of the frozen ones."""
     parts = {"vae": nameless(pipeline.vae), "scheduler": pipeline.scheduler}
     settings = {k: pipeline.config[k] for k in ("zero_text_padding", "max_text_length", "packaged_text_encoder")}
     if not settings["packaged_text_encoder"]:
         parts |= {"text_encoder": copy.deepcopy(pipeline.text_encoder).cpu(), "tokenizer": pipeline.tokenizer}
-    made = TripPipeline(**parts, **settings, unet=unet, fusion=fusion, default_guidance_scale=config.guidance_scale)
+    made = TripPipeline(**parts, **settings, unet=unet, fusion=fusion, default_guidance_scale=guidance_scale)
     made.set_progress_bar_config(disable=True)
     return made
 
 
-def nameless(vae: Any) -> Any:
+def nameless(module: Any) -> Any:
     """A copy on the CPU whose config does not say where the original lay."""
-    public = {name: value for name, value in vae.config.items() if not name.startswith("_")}
-    copied = type(vae).from_config(public)
-    copied.load_state_dict(vae.state_dict())
+    public = {name: value for name, value in module.config.items() if not name.startswith("_")}
+    copied = type(module).from_config(public)
+    copied.load_state_dict(module.state_dict())
     return copied.eval()
