@@ -7,11 +7,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet3DConditionModel, UNetMotionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet3DConditionModel, UNetMotionModel
 from PIL import Image
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tiny_models import tiny_vae
 from trip import sampler
 from trip.denoiser import TripDenoiser
 from trip.noise_fusion import OptimalNoiseFusion, TemporalNoiseFusion, TrainingFreeNoiseFusion
@@ -40,17 +41,6 @@ MOTION_UNET = {
     "motion_num_attention_heads": 2,
     "motion_max_seq_length": 8,
 }
-
-
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        latent_channels=4,
-        scaling_factor=0.5,
-    )
 
 
 def tiny_tokenizer() -> CLIPTokenizer:

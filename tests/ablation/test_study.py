@@ -158,6 +158,11 @@ def test_another_study_is_refused_and_more_seeds_are_not(
         replace(study, variants=("tpin",))
     with pytest.raises(ValueError, match=r"has 12 clips to score on, 40 are wanted"):
         held_out_clips(Path(study.held_out), 40)
+    with pytest.raises(ValueError, match=r"has 12 clips to score on, 40 are wanted"):
+        run_study(replace(study, error_clips=40), tmp_path / "wrong", None, cpu=True, say=silent)
+    with pytest.raises(ValueError, match="nowhere"):
+        run_study(replace(study, base=replace(study.base, data="nowhere")), tmp_path / "wrong", None, say=silent)
+    assert not (tmp_path / "wrong").exists()
     assert main(["ablate", "--output-dir", str(tmp_path / "none"), "--table"]) == 2
     assert "holds no study; start one with --data and --held-out" in capsys.readouterr().err
     assert main(["ablate", "--output-dir", str(tmp_path / "none")]) == 2

@@ -93,8 +93,9 @@ def run_study(study: Study, folder: Path, features: FeatureNetwork | None, *, cp
     Raises:
         ValueError: a folder of another study, or settings that no run can have.
     """
-    open_study(study, folder)
     clips = held_out_clips(Path(study.held_out), study.error_clips)
+    open_source(study.base)  # a wrong path is told before the folder is this study's
+    open_study(study, folder)
     for seed in range(study.seeds):
         for name in order(study.variants):
             target = scores_path(folder, name, seed)
