@@ -362,13 +362,6 @@ def test_missing_and_damaged_weights_are_one_line(tmp_path, pipe):
     assert "\n" not in str(error.value)
 
 
-def test_model_offload(pipe):
-    offloaded = make()
-    offloaded.enable_model_cpu_offload(device="cpu")
-    assert torch.equal(run(offloaded), run(pipe))
-    assert torch.equal(run(offloaded), run(pipe))
-
-
 def test_scheduler_that_clips_is_replaced():
     scheduler = DDIMScheduler()
     assert scheduler.config.clip_sample

@@ -81,3 +81,11 @@ def test_features_have_the_dtype_of_the_encoder(clip):
     tokenizer, model = clip
     for dtype in (torch.bfloat16, torch.float32):
         assert encode_text(tokenizer, model.to(dtype), ["a"], 10, zero_padding=True).dtype == dtype
+
+
+def test_tokens_go_where_the_encoder_computes(sentence_encoder, monkeypatch):
+    """Offloaded weights may be on no device at all."""
+    expected = encode_text(*sentence_encoder, PROMPTS, 32, zero_padding=True)
+    monkeypatch.setattr(type(sentence_encoder[1]), "device", torch.device("meta"))
+    features = encode_text(*sentence_encoder, PROMPTS, 32, zero_padding=True, device=torch.device("cpu"))
+    assert torch.equal(features, expected)

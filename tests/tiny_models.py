@@ -16,6 +16,10 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from trip.noise_fusion import OptimalNoiseFusion
+from trip.pipeline import TripPipeline
+from trip.residual_unet import ResidualUNet3D
+
 TEXT, TOKENS, FRAMES, SIZE = 16, 32, 4, 16
 
 
@@ -77,6 +81,20 @@ def randomize(module: nn.Module) -> nn.Module:
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     return module
+
+
+def trip_pipeline() -> TripPipeline:
+    """4 frames of 16x16."""
+    torch.manual_seed(0)
+    tokenizer, text_encoder = tiny_text()
+    return TripPipeline(
+        vae=tiny_vae(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=ResidualUNet3D(**unet_config()),
+        fusion=OptimalNoiseFusion(sigma=[0.0, 0.3, 0.5, 0.6]),
+        scheduler=scheduler(),
+    )
 
 
 def text_to_video_pipeline() -> TextToVideoSDPipeline:

@@ -88,8 +88,8 @@ class TripDenoiser(nn.Module):
 
 
 def _dtype(module: nn.Module, like: Tensor) -> torch.dtype:
-    """The dtype a backbone computes in (a module without floating-point parameters follows its input)."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), like.dtype)
+    """The dtype a backbone computes in: not float8, in which weights only rest. Without weights, that of its input."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), like.dtype)
 
 
 def _tensor(output: Any) -> Tensor:

@@ -310,7 +310,8 @@ class TripPipeline(DiffusionPipeline):
         if not texts:
             return None, None
         length, zero_padding = self.max_text_tokens, self.config["zero_text_padding"]
-        features = encode_text(self.tokenizer, self.text_encoder, texts, length, zero_padding)
+        device = self._execution_device
+        features = encode_text(self.tokenizer, self.text_encoder, texts, length, zero_padding, device)
         positive, negative = (features[[texts.index(p) for p in group]] if group else None for group in groups)
         return positive, negative
 

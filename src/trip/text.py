@@ -27,15 +27,18 @@ def encode_text(
     prompts: list[str],
     max_length: int,
     zero_padding: bool,
+    device: torch.device | None = None,
 ) -> Float[Tensor, "b n d"]:
     """Last hidden states of prompts cut and padded to `max_length` tokens.
+
+    `device` is where the encoder computes; by default, where its weights are (offloaded ones are elsewhere).
 
     With `zero_padding` the encoder does not attend to the padding and its features there are set to 0, so that the
     length of the padding does not matter; without it the padding is encoded like text, as Stable Diffusion does.
     """
     padding = "longest" if zero_padding else "max_length"
     tokens = tokenizer(prompts, padding=padding, max_length=max_length, truncation=True, return_tensors="pt")
-    tokens = tokens.to(text_encoder.device)
+    tokens = tokens.to(device or text_encoder.device)
     if not zero_padding:
         return text_encoder(tokens.input_ids).last_hidden_state
     features = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from permissions import folder_for_all
-from tiny_models import saved, scheduler, text_to_video_pipeline, tiny_text, tiny_vae, unet_config
-from trip.noise_fusion import OptimalNoiseFusion
-from trip.pipeline import TripPipeline
-from trip.residual_unet import ResidualUNet3D
+from tiny_models import saved, text_to_video_pipeline, trip_pipeline
 
 
 @pytest.fixture(scope="session")
@@ -25,18 +21,7 @@ def world() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def model(world: Path) -> Path:
     """Folder of a tiny random TRIP pipeline: 4 frames of 16x16."""
-    torch.manual_seed(0)
-    tokenizer, text_encoder = tiny_text()
-    pipeline = TripPipeline(
-        vae=tiny_vae(),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=ResidualUNet3D(**unet_config()),
-        fusion=OptimalNoiseFusion(sigma=[0.0, 0.3, 0.5, 0.6]),
-        scheduler=scheduler(),
-    )
-    pipeline.save_pretrained(world / "model")
-    return world / "model"
+    return saved(trip_pipeline(), world / "model")
 
 
 @pytest.fixture(scope="session")

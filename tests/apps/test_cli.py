@@ -21,7 +21,7 @@ from trip.apps import animate as animate_module
 from trip.apps.animate import chosen_preset
 from trip.apps.cli import main
 from trip.apps.options import SCHEDULERS, Animate
-from trip.data.metadata import read_metadata, sidecar_path
+from trip.data.metadata import read_metadata, reproduce_command, sidecar_path
 from trip.data.video import read_video, write_video
 from trip.presets import PRESETS, SamplingPreset
 
@@ -181,6 +181,17 @@ def test_a_preset_is_recorded_with_what_it_set(run, picture, tmp_path):
     assert not {"preset", "guidance_interval", "guidance_every"} & read_metadata(out).keys()
 
 
+def test_float8_weights_are_recorded_and_the_size_of_chunks_does_not_matter(run, picture, tmp_path):
+    for name, flags in {"a": [], "b": ["--decode-chunk-size", 3], "c": ["--weights-dtype", "float8"]}.items():
+        common = ["--prompt", "pan", "--seed", 1, "--output", tmp_path / f"{name}.gif"]
+        assert run("animate", picture, *common, *flags)[0] == 0
+    plain, chunked, small = (read_video(tmp_path / f"{name}.gif").frames for name in "abc")
+    assert np.array_equal(plain, chunked) and not np.array_equal(plain, small)
+    assert read_metadata(tmp_path / "c.gif")["weights_dtype"] == "float8"
+    assert "weights_dtype" not in read_metadata(tmp_path / "a.gif")
+    assert "--weights-dtype float8" in reproduce_command(read_metadata(tmp_path / "c.gif"))
+
+
 def test_flags_take_precedence_over_the_preset(tmp_path):
     plain = {"image": tmp_path / "a.png", "output": "a.mp4", "preset": "fast"}
     assert chosen_preset(Animate(**plain)) == PRESETS["fast"]
@@ -282,6 +293,9 @@ CASES = {
     "count": (["--prompt", "pan", "--count", "0"], ["--count", "0"]),
     "device": (["--prompt", "pan", "--device", "warp9"], ["warp9", "cpu"]),
     "fusion": (["--prompt", "pan", "--fusion", "nowhere"], ["nowhere"]),
+    "offload from a CPU": (["--prompt", "pan", "--device", "cpu", "--offload", "group"], ["'group'", "a CPU"]),
+    "compiled float8": (["--prompt", "pan", "--compile", "--weights-dtype", "float8"], ["float8", "not compiled"]),
+    "nothing decoded": (["--prompt", "pan", "--decode-chunk-size", "0"], ["--decode-chunk-size", "0", "at least 1"]),
     "unknown flag": (["--prompt", "pan", "--bad", "1"], ["--bad"]),
     "no number": (["--prompt", "pan", "--num-frames", "many"], ["--num-frames", "many"]),
 }

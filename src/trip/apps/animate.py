@@ -77,6 +77,7 @@ def check_options(options: Animate) -> None:
         "--steps": (options.steps, 1, None),
         "--guidance-every": (options.guidance_every, 1, None),
         "--num-frames": (options.num_frames, 1, None),
+        "--decode-chunk-size": (options.decode_chunk_size, 1, None),
         "--motion-strength": (options.motion_strength, 0, None),
         "--guidance-rescale": (options.guidance_rescale, 0, 1),
         "--fps": (options.fps, *FPS_RANGE),
@@ -142,7 +143,14 @@ class Studio:
         dtype = choose_dtype(options.dtype, device)
         with progress(options, f"loading {options.model}", total=1) as bar:
             pipeline = load_pipeline(
-                options.model, device=device, dtype=dtype, fusion=options.fusion, scheduler=options.scheduler
+                options.model,
+                device=device,
+                dtype=dtype,
+                fusion=options.fusion,
+                scheduler=options.scheduler,
+                offload=options.offload,
+                float8=options.weights_dtype == "float8",
+                compiled=options.compile,
             )
             bar.update()
         pipeline, sampling = chosen_preset(options).apply(pipeline)
@@ -176,6 +184,7 @@ class Studio:
             "image_guidance_scale": options.image_guidance_scale,
             "guidance_rescale": options.guidance_rescale,
             "motion_strength": options.motion_strength,
+            "decode_chunk_size": options.decode_chunk_size,
         }
 
     def sample(self, image: Image.Image, job: Job, call: dict[str, Any], label: str) -> np.ndarray:
@@ -226,9 +235,9 @@ class Studio:
             width=frames.shape[2],
             height=frames.shape[1],
             dtype=str(pipeline.unet.dtype).removeprefix("torch."),
-            device=pipeline.device.type,
+            device=pipeline._execution_device.type,
             trip_version=self.version,
-            extra=self.preset_record(call),
+            extra=self.preset_record(call) | self.storage_record(),
         )
 
     def preset_record(self, call: dict[str, Any]) -> dict[str, Any]:
@@ -240,6 +249,11 @@ class Studio:
             "guidance_every": call["guidance_every"],
         }
         return {} if settings == PLAIN else settings
+
+    def storage_record(self) -> dict[str, Any]:
+        """How the weights rest, where that changes the clip."""
+        kind = self.options.weights_dtype
+        return {} if kind == "auto" else {"weights_dtype": kind}
 
     @staticmethod
     def shown(frames: np.ndarray, bar: tqdm) -> Iterator[np.ndarray]:

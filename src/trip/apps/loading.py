@@ -14,24 +14,37 @@ from trip.apps.options import SCHEDULERS
 from trip.models import BUNDLED_MODEL, bundled_model_path
 from trip.noise_fusion import NoiseFusion
 from trip.pipeline import TripPipeline
+from trip.placement import place, store_in_float8
+from trip.residual_unet import ResidualUNet3D
 
 WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")
 
 
 def load_pipeline(
-    name: str, *, device: torch.device, dtype: torch.dtype, fusion: Path | None = None, scheduler: str | None = None
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    fusion: Path | None = None,
+    scheduler: str | None = None,
+    offload: str = "none",
+    float8: bool = False,
+    compiled: bool = False,
 ) -> TripPipeline:
     """Load a TRIP pipeline, or a text-to-video pipeline as a training-free one, and move it to the device.
 
     Args:
         name: "trip-mini", a folder, or a hub id. fusion: folder that replaces the model's fusion.
         scheduler: short name of `SCHEDULERS`; None keeps the model's.
+        offload, float8: where and how weights rest, see `trip.placement`. compiled: the network's layers.
 
     Raises:
-        ValueError: no such model, a missing or damaged file in its folder, an unknown scheduler.
+        ValueError: no such model, a missing or damaged file in its folder, an unknown scheduler; a placement that the
+            device or the network does not have.
     """
     if scheduler is not None:
         scheduler_class(scheduler)
+    check_placement(device, offload, float8, compiled)
     source = find_model(name)
     own_fusion = None if fusion is None else load_fusion(fusion)
     if pipeline_class(source) == TripPipeline.__name__:
@@ -42,7 +55,27 @@ def load_pipeline(
     if scheduler is not None:
         pipeline.scheduler = change_scheduler(pipeline.scheduler, scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    if float8:
+        store_in_float8(pipeline.unet)
+    place(pipeline, device, offload)
+    if compiled:
+        compile_layers(pipeline.unet)
+    return pipeline
+
+
+def check_placement(device: torch.device, offload: str, float8: bool, compiled: bool) -> None:
+    """Raise ValueError for what cannot be had together."""
+    if offload != "none" and device.type == "cpu":
+        raise ValueError(f"offload (={offload!r}) frees an accelerator's memory, and this is a CPU; leave it out")
+    if compiled and (float8 or offload in ("group", "sequential")):
+        raise ValueError("layers whose weights move or rest in float8 are not compiled; leave out one of the two")
+
+
+def compile_layers(network: Any) -> None:
+    """Regional `torch.compile`: every layer, without graph breaks, one variant a shape."""
+    if not isinstance(network, ResidualUNet3D):
+        raise ValueError(f"{type(network).__name__} has no layers that are known to compile; leave --compile out")
+    network.compile_repeated_blocks(fullgraph=True, dynamic=False)
 
 
 # --------------------------------------------------------------------------------------------- model folders

@@ -113,6 +113,15 @@ class Animate(Verbosity):
     """Precision of the networks; auto is float32 on a CPU, float16 elsewhere."""
     device: Annotated[str, arg(metavar="NAME")] = "auto"
     """cpu, cuda, cuda:1, mps, ...; auto is the first accelerator, else the CPU."""
+    offload: Literal["none", "model", "group", "sequential"] = "none"
+    """What leaves the accelerator while it is not used: nothing, whole parts (some memory for little time), layers
+    (most of it; group moves the next one ahead)."""
+    weights_dtype: Literal["auto", "float8"] = "auto"
+    """How the network's weights rest; auto is --dtype, float8 halves them and changes clips a little."""
+    compile: bool = False
+    """Compile the network's layers first: minutes once, then faster steps."""
+    decode_chunk_size: Integer = None
+    """Frames decoded at once (default: the clip's); fewer take less memory."""
     count: int = 1
     """Clips of every picture, with consecutive seeds."""
     format: Format = "mp4"

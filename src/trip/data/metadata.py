@@ -61,6 +61,7 @@ _FLAGS = (
     "width",
     "height",
     "dtype",
+    "weights_dtype",
 )
 
 
