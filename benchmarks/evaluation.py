@@ -20,7 +20,6 @@ row         measured
 import json
 import platform
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,10 +31,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
-from trip.apps.errors import EXIT_ERROR, quiet_libraries, report
+from benchmarks.command import command
 from trip.apps.evaluate import write_json
 from trip.data.video import read_video, write_video
 from trip.evaluation.metrics import (
@@ -311,12 +309,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    chosen_settings = tyro.cli(Settings, description=__doc__)
-    try:
-        with quiet_libraries(chosen_settings.debug):
-            main(chosen_settings)
-    except (ValueError, OSError) as error:
-        if chosen_settings.debug:
-            raise
-        report(error)
-        sys.exit(EXIT_ERROR)
+    command("benchmarks.evaluation", Settings, __doc__, main)

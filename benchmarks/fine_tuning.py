@@ -18,7 +18,6 @@ Intervals are at 95 %, over clips. Pieces of one recording resemble each other, 
 where a recording gave several clips. No Fréchet distance is computed: it needs hundreds of clips.
 """
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -28,14 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from benchmarks import motion
+from benchmarks.command import command
 from benchmarks.motion import PipelineClips, circumstances, first_frame, model_identity, strip
-from trip.apps.errors import EXIT_ERROR, quiet_libraries, quiet_models, report
+from benchmarks.pages import write_json
 from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.apps.options import DType
 from trip.data.clip_sources import ExampleClips, RenderedClip
@@ -363,23 +362,12 @@ def figure(value: dict[str, Any]) -> str:
     return f"{value['value']:8.4f} ({low:.4f} to {high:.4f})"
 
 
-def main() -> None:
-    """Command line of `python -m benchmarks.fine_tuning`."""
-    name = "python -m benchmarks.fine_tuning"
-    settings = tyro.cli(Settings, description=(__doc__ or "").partition("\n")[0], prog=name)
-    try:
-        with quiet_libraries(settings.debug):
-            quiet_models()
-            found = run(settings)
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        if settings.debug:
-            raise
-        report(error)
-        sys.exit(EXIT_ERROR)
+def main(settings: Settings) -> None:
+    """Fine-tune, measure, write, and show."""
+    found = run(settings)
+    write_json(settings.json, found)
     print(table(found))
 
 
 if __name__ == "__main__":
-    main()
+    command("benchmarks.fine_tuning", Settings, __doc__, main)

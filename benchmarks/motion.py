@@ -31,7 +31,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -43,13 +42,13 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 import torch
-import tyro
 from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw
 from torch import nn
 from tyro.conf import arg
 
-from trip.apps.errors import EXIT_ERROR, quiet_libraries, quiet_models, report
+from benchmarks.command import command
+from benchmarks.pages import write_json
 from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.data.synthetic import Cutout, Photo, make_cutout, make_photo
 from trip.evaluation.motion import (
@@ -632,22 +631,12 @@ def counted(row: dict[str, Any]) -> str:
     return str(Rate(row["successes"], row["n"]))
 
 
-def main() -> None:
-    """Command line of `python -m benchmarks.motion`."""
-    settings = tyro.cli(Settings, description=(__doc__ or "").partition("\n")[0], prog="python -m benchmarks.motion")
-    try:
-        with quiet_libraries(settings.debug):
-            quiet_models()
-            results = run(settings)
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        if settings.debug:
-            raise
-        report(error)
-        sys.exit(EXIT_ERROR)
+def main(settings: Settings) -> None:
+    """Measure, write, and show."""
+    results = run(settings)
+    write_json(settings.json, results)
     print(table(results))
 
 
 if __name__ == "__main__":
-    main()
+    command("benchmarks.motion", Settings, __doc__, main)

@@ -20,7 +20,6 @@ Intervals are at 95 %. That of the difference is for paired proportions (Agresti
 each of the four kinds of outcome), so that few clips that differ by chance do not give an interval of width zero.
 """
 
-import json
 import statistics
 import sys
 import time
@@ -31,15 +30,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import tyro
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 from tyro.conf import arg
 
+from benchmarks.command import command
 from benchmarks.motion import circumstances, heldout_set, model_identity
-from trip.apps.errors import EXIT_ERROR, quiet_libraries, quiet_models, report
+from benchmarks.pages import fill_page, write_json
 from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.data.synthetic import Photo, SceneBank
 from trip.denoiser import DenoiserOutput, TripDenoiser
@@ -417,38 +416,14 @@ def with_interval(metric: dict[str, Any] | None, digits: int) -> str:
     return text if not metric["interval"] else f"{text} ({' to '.join(f'{x:.{digits}f}' for x in metric['interval'])})"
 
 
-def with_table(page: str, name: str, content: str) -> str:
-    """The page with its table of that name replaced.
-
-    Raises:
-        ValueError: it has none.
-    """
-    before, start, rest = page.partition(f"<!-- table: {name} -->\n")
-    _, end, after = rest.partition("<!-- end -->")
-    if not end:
-        raise ValueError(f"the page has no table {name!r} (<!-- table: {name} --> to <!-- end -->); add one")
-    return f"{before}{start}{content}\n{end}{after}"
-
-
-def main() -> None:
-    """Command line of `python -m benchmarks.presets`."""
-    settings = tyro.cli(Settings, description=(__doc__ or "").partition("\n")[0], prog="python -m benchmarks.presets")
-    try:
-        with quiet_libraries(settings.debug):
-            quiet_models()
-            results = run(settings)
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        if settings.page is not None:
-            name, text = "variants" if settings.variants else "presets", settings.page.read_text(encoding="utf-8")
-            settings.page.write_text(with_table(text, name, table(results)), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        if settings.debug:
-            raise
-        report(error)
-        sys.exit(EXIT_ERROR)
+def main(settings: Settings) -> None:
+    """Measure, write, and show."""
+    results = run(settings)
+    write_json(settings.json, results)
+    if settings.page is not None:
+        fill_page(settings.page, {"variants" if settings.variants else "presets": table(results)})
     print(table(results))
 
 
 if __name__ == "__main__":
-    main()
+    command("benchmarks.presets", Settings, __doc__, main)

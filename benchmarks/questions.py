@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 
+from benchmarks.command import command
 from benchmarks.motion import heldout_set, model_identity, strip
+from benchmarks.pages import with_tables
 from benchmarks.questions_data import (
     Latents,
     cached_clips,
@@ -41,9 +42,8 @@ from benchmarks.questions_data import (
     shortened,
 )
 from benchmarks.questions_model import measure_chain, measure_network
-from benchmarks.questions_page import figures, tables, with_tables
+from benchmarks.questions_page import figures, tables
 from trip.ablation.scores import TIMESTEPS, held_out_clips
-from trip.apps.errors import EXIT_ERROR, quiet_libraries, quiet_models, report
 from trip.apps.loading import load_pipeline
 from trip.data.latents import replace_file
 from trip.models import BUNDLED_MODEL
@@ -180,26 +180,17 @@ def write(settings: Settings, results: dict[str, Any]) -> None:
         for name, svg in figures(results).items():
             (settings.figures / f"{name}.svg").write_text(svg, encoding="utf-8")
     if settings.page is not None:
-        page = with_tables(settings.page.read_text(encoding="utf-8"), results)
+        page = with_tables(settings.page.read_text(encoding="utf-8"), tables(results))
         replace_file(settings.page, lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def main() -> None:
-    """Command line of `python -m benchmarks.questions`."""
-    settings = tyro.cli(Settings, description=(__doc__ or "").partition("\n")[0], prog="python -m benchmarks.questions")
-    try:
-        with quiet_libraries(settings.debug):
-            quiet_models()
-            results = run(settings)
-        write(settings, results)
-    except (ValueError, OSError) as error:
-        if settings.debug:
-            raise
-        report(error)
-        sys.exit(EXIT_ERROR)
+def main(settings: Settings) -> None:
+    """Measure or read, write, and show."""
+    results = run(settings)
+    write(settings, results)
     for name, table in tables(results).items():
         print(f"{name}\n{table}", end="\n\n")
 
 
 if __name__ == "__main__":
-    main()
+    command("benchmarks.questions", Settings, __doc__, main)

@@ -5,13 +5,12 @@ a page and follow the reader's choice of light or dark.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from benchmarks.pages import markdown
 from benchmarks.questions_data import DISTANCES
-from benchmarks.scaling import markdown
 from trip.ablation.scores import TIMESTEPS
 from trip.evaluation.charts import COLOURS, DASHES, WIDTH, Series, colour, line_chart
 
@@ -267,22 +266,6 @@ def chain_facts_table(chain: Results) -> str:
     ]
     rows.append(["PSNR of a seam that passes through pixels, dB", f"{chain['round_trip_psnr']:.1f}"])
     return markdown(["", ""], rows)
-
-
-def with_tables(page: str, results: Results) -> str:
-    """The page with its tables replaced.
-
-    Raises:
-        ValueError: a table that does not exist.
-    """
-    made = tables(results)
-
-    def replace(match: re.Match[str]) -> str:
-        if (name := match["name"]) not in made:
-            raise ValueError(f"table {name!r} is unknown; choose from {', '.join(made)}")
-        return f"<!-- table: {name} -->\n{made[name]}\n<!-- end -->"
-
-    return re.sub(r"<!-- table: (?P<name>\S+) -->\n.*?<!-- end -->", replace, page, flags=re.S)
 
 
 # ------------------------------------------------------------------------------------------------------ the figures

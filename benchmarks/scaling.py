@@ -9,7 +9,6 @@ the page stand between `<!-- table: NAME -->` and `<!-- end -->`, and are made f
 """
 
 import json
-import re
 import sys
 import tempfile
 import time
@@ -21,15 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 import yaml
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.command import command
 from benchmarks.meta_step import measure_inference, measure_step
-from trip.apps.errors import EXIT_ERROR, quiet_libraries, report
+from benchmarks.pages import fill_page, markdown, write_json
 from trip.data.decoding import Decoding, decode_clip
 from trip.data.video import write_video
 from trip.denoiser import TripDenoiser
@@ -365,12 +364,6 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def markdown(header: list[str], rows: list[list[Any]]) -> str:
-    """A table; all but the first column are to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def gb(value: float) -> str:
     """Bytes in GB of 10^9."""
     return f"{value / 1e9:.1f}"
@@ -529,22 +522,6 @@ def loader_table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     )
 
 
-def with_tables(page: str, results: dict[str, Any]) -> str:
-    """The page with its tables replaced.
-
-    Raises:
-        ValueError: a table that does not exist.
-    """
-    made = tables(results)
-
-    def replace(match: re.Match[str]) -> str:
-        if (name := match["name"]) not in made:
-            raise ValueError(f"table {name!r} is unknown; choose from {', '.join(made)}")
-        return f"<!-- table: {name} -->\n{made[name]}\n<!-- end -->"
-
-    return re.sub(r"<!-- table: (?P<name>\S+) -->\n.*?<!-- end -->", replace, page, flags=re.S)
-
-
 def run(settings: Settings) -> dict[str, Any]:
     """Measure, or read what was measured, and derive the plan.
 
@@ -557,24 +534,15 @@ def run(settings: Settings) -> dict[str, Any]:
     return {"measured": measured, "assumed": ASSUMED, "plan": plan(measured, ASSUMED)}
 
 
-def main() -> None:
-    """Command line of `python -m benchmarks.scaling`."""
-    settings = tyro.cli(Settings, description=(__doc__ or "").partition("\n")[0], prog="python -m benchmarks.scaling")
-    try:
-        with quiet_libraries(settings.debug):
-            results = run(settings)
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        if settings.page is not None:
-            settings.page.write_text(with_tables(settings.page.read_text(), results), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        if settings.debug:
-            raise
-        report(error)
-        sys.exit(EXIT_ERROR)
-    for table in tables(results).values():
-        print(table, end="\n\n")
+def main(settings: Settings) -> None:
+    """Measure or read, write, and show."""
+    results = run(settings)
+    write_json(settings.json, results)
+    made = tables(results)
+    if settings.page is not None:
+        fill_page(settings.page, made)
+    print(*made.values(), sep="\n\n")
 
 
 if __name__ == "__main__":
-    main()
+    command("benchmarks.scaling", Settings, __doc__, main)

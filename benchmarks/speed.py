@@ -20,7 +20,6 @@ Weights are random, with no layer at zero; both networks hold the same tensors. 
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,12 +28,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 from tyro.conf import arg
 
+from benchmarks.command import command
 from benchmarks.measuring import (
     alternate,
     ceiling,
@@ -47,7 +46,7 @@ from benchmarks.measuring import (
     stopwatch,
 )
 from benchmarks.motion import circumstances
-from trip.apps.errors import EXIT_ERROR, quiet_libraries, quiet_models, report
+from benchmarks.pages import write_json
 from trip.data.video import write_video
 from trip.denoiser import TripDenoiser
 from trip.models import bundled_model_path
@@ -393,14 +392,6 @@ def spread(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f} times as fast ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write the file whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.part")
-    hidden.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    hidden.replace(path)
-
-
 def require(results: dict[str, Any], baseline: Path) -> None:
     """Raise ValueError where a tracked ratio fell by more than 20 %."""
     before = json.loads(baseline.read_text(encoding="utf-8"))["tracked"]
@@ -408,23 +399,14 @@ def require(results: dict[str, Any], baseline: Path) -> None:
         raise ValueError(f"slower than {baseline.name}: {'; '.join(lines)}; find the change, or measure it again")
 
 
-def main() -> None:
-    """Command line of `python -m benchmarks.speed`."""
-    settings = tyro.cli(Settings, description=(__doc__ or "").partition("\n")[0], prog="python -m benchmarks.speed")
-    try:
-        with quiet_libraries(settings.debug):
-            quiet_models()
-            results = measure(settings)
-        write_json(settings.json, results)
-        print(table(results))
-        if settings.check is not None:
-            require(results, settings.check)
-    except (ValueError, OSError) as error:
-        if settings.debug:
-            raise
-        report(error)
-        sys.exit(EXIT_ERROR)
+def main(settings: Settings) -> None:
+    """Measure, write, show, and compare."""
+    results = measure(settings)
+    write_json(settings.json, results)
+    print(table(results))
+    if settings.check is not None:
+        require(results, settings.check)
 
 
 if __name__ == "__main__":
-    main()
+    command("benchmarks.speed", Settings, __doc__, main)

@@ -10,21 +10,19 @@ in the same dtype. Clips are random latents of the bundled model's size; data wa
 
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import tyro
 from accelerate import Accelerator
 from tyro.conf import arg
 
+from benchmarks.command import command
 from benchmarks.measuring import ceiling, count_flops, peak_memory, profile, seconds
 from benchmarks.motion import circumstances
-from benchmarks.speed import write_json
-from trip.apps.errors import EXIT_ERROR, quiet_libraries, quiet_models, report
+from benchmarks.pages import write_json
 from trip.models import bundled_model_path
 from trip.training.batches import Batch
 from trip.training.config import TrainingConfig
@@ -157,21 +155,12 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Command line of `python -m benchmarks.training`."""
-    settings = tyro.cli(Settings, description=(__doc__ or "").partition("\n")[0], prog="python -m benchmarks.training")
-    try:
-        with quiet_libraries(settings.debug):
-            quiet_models()
-            results = measure(settings)
-        write_json(settings.json, results)
-    except (ValueError, OSError) as error:
-        if settings.debug:
-            raise
-        report(error)
-        sys.exit(EXIT_ERROR)
+def main(settings: Settings) -> None:
+    """Measure, write, and show."""
+    results = measure(settings)
+    write_json(settings.json, results)
     print(table(results))
 
 
 if __name__ == "__main__":
-    main()
+    command("benchmarks.training", Settings, __doc__, main)

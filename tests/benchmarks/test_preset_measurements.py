@@ -14,7 +14,6 @@ from benchmarks.presets import (
     paired_difference,
     run,
     table,
-    with_table,
 )
 
 from benchmarks import presets
@@ -99,10 +98,3 @@ def test_a_small_run_measures_every_preset(pipe, tmp_path, monkeypatch, capsys):
         assert rows[name]["psnr"]["n"] == 2 and rows[name]["ssim"]["value"] <= 1 and "consistency" not in rows[name]
         assert rows[name]["evaluations"] == 2 * PRESETS[name].steps and rows[name]["seconds"]["times_faster"] > 0
     assert len(table(results).splitlines()) == 2 + len(PRESETS)
-
-
-def test_a_page_has_its_table_replaced():
-    page = "a\n<!-- table: presets -->\nold\n<!-- end -->\n<!-- table: variants -->\nkept\n<!-- end -->\n"
-    assert with_table(page, "presets", "new") == page.replace("old", "new")
-    with pytest.raises(ValueError, match="the page has no table 'other'"):
-        with_table(page, "other", "new")

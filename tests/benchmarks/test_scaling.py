@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.meta_step import CudaArithmetic, Memory, measure_step, saved_bytes
-from benchmarks.scaling import at_batch, fits, plan, step_loss, tables, with_tables
+from benchmarks.pages import with_tables
+from benchmarks.scaling import at_batch, fits, plan, step_loss, tables
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -93,13 +94,8 @@ def test_state_is_24_bytes_under_ddp_and_20_shared_ones_under_fsdp() -> None:
 def test_the_page_shows_the_json(results: dict) -> None:
     page = (ROOT / "docs/scaling.md").read_text()
     assert page.count("<!-- table: ") == len(tables(results))
-    assert with_tables(page, results) == page
+    assert with_tables(page, tables(results)) == page
     assert json.loads(json.dumps(plan(results["measured"], results["assumed"]))) == results["plan"]
-
-
-def test_an_unknown_table_is_named(results: dict) -> None:
-    with pytest.raises(ValueError, match=r"^table 'nonsense' is unknown; choose from parameters, flops, "):
-        with_tables("<!-- table: nonsense -->\n<!-- end -->", results)
 
 
 def test_fits_leaves_the_margin_free(results: dict) -> None:

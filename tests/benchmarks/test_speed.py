@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from benchmarks.command import command
 from benchmarks.measuring import (
     OperationTimes,
     alternate,
@@ -114,10 +115,10 @@ def test_the_command_measures_writes_and_checks(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(speed.SIZES, "mini", TINY)
     file, baseline = tmp_path / "speed.json", tmp_path / "before.json"
     baseline.write_text(json.dumps({"tracked": {"forward": 1e6}}))
-    command = ["speed", "--json", str(file), "--repeats", "1", "--steps", "1", "--no-stages", "--check", str(baseline)]
-    monkeypatch.setattr("sys.argv", command)
+    flags = ["speed", "--json", str(file), "--repeats", "1", "--steps", "1", "--no-stages", "--check", str(baseline)]
+    monkeypatch.setattr("sys.argv", flags)
     with pytest.raises(SystemExit) as stopped:
-        speed.main()
+        command("benchmarks.speed", speed.Settings, speed.__doc__, speed.main)
     assert stopped.value.code == 2
     assert "slower than before.json: forward: " in capsys.readouterr().err
     results = json.loads(file.read_text())

@@ -1,0 +1,37 @@
+"""Pages with tables that benchmarks fill."""
+
+import pytest
+from benchmarks.pages import fill_page, markdown, tables_of, with_tables, write_json
+
+PAGE = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n"
+
+
+def test_a_table_is_replaced_and_the_others_stay(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(PAGE)
+    fill_page(path, {"one": markdown(["x", "y"], [[1, 2]])})
+    assert path.read_text() == PAGE.replace("old", "| x | y |\n| --- | ---: |\n| 1 | 2 |").replace(
+        "two -->\n", "two -->\n\n"
+    )
+    again = path.read_text()
+    fill_page(path, {})
+    assert path.read_text() == again and list(tables_of(again)) == ["one", "two"]
+
+
+def test_tables_without_a_place_and_places_without_a_table_are_named(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(PAGE)
+    with pytest.raises(ValueError, match="has no table 'three'"):
+        fill_page(path, {"three": "x"})
+    assert path.read_text() == PAGE
+    with pytest.raises(ValueError, match="table 'two' is unknown; choose from one"):
+        with_tables(PAGE, {"one": "x"})
+
+
+def test_results_are_written_whole(tmp_path):
+    write_json(tmp_path / "new" / "results.json", {"text": "σ"})
+    assert (tmp_path / "new" / "results.json").read_text() == '{\n "text": "σ"\n}\n'
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["results.json"]
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "new" / "results.json", {"no": {1, 2}})
+    assert (tmp_path / "new" / "results.json").read_text() == '{\n "text": "σ"\n}\n'
