@@ -122,6 +122,10 @@ MODES = [
         ["--model", "m", "--protocol", "dtdb", "--data", "d", "--output-dir", "o", "--floor", "f"],
         "a protocol takes its own real clips",
     ),
+    (
+        ["--model", "m", "--export", "vbench", "--data", "d", "--output-dir", "o", "--html", "r.html"],
+        "--html is for a report, and --export writes clips without one; leave it out",
+    ),
 ]
 
 

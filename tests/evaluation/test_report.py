@@ -84,6 +84,11 @@ def test_the_report(folders, tmp_path):
     assert settings["reference"]["clips"] == 10 and settings["floor"]["sizes"] == ["32x32"]
 
 
+def test_a_floor_of_the_reference_itself_is_refused(folders):
+    with pytest.raises(ValueError, match=r"the floor \(=.*real\) is the reference, whose distance to itself is 0"):
+        evaluate_folders(*folders, folders[1] / ".." / "real")
+
+
 def test_batches_do_not_change_the_report(folders):
     one, all_ = (
         evaluate_folders(*folders, settings=EvaluationSettings(batch_size=size))["metrics"] for size in (1, 20)

@@ -81,6 +81,9 @@ def check_mode(options: Evaluate) -> None:
         raise ValueError(f"--model needs {' and '.join(missing)}; name {'them' if len(missing) > 1 else 'it'}")
     if options.reference or options.floor:
         raise ValueError("--reference and --floor are for clips that are there; a protocol takes its own real clips")
+    reported = [flag for flag, file in (("--json", options.json), ("--html", options.html)) if file is not None]
+    if options.export and reported:
+        raise ValueError(f"{reported[0]} is for a report, and --export writes clips without one; leave it out")
 
 
 @contextmanager

@@ -162,6 +162,8 @@ def check(settings: EvaluationSettings, generated: Path, reference: Path | None,
         raise ValueError("text similarity needs CLIP; name one with --clip, such as ViT-B/32 or a folder")
     for folder in filter(None, (generated, reference, floor)):
         clip_files(folder)
+    if reference and floor and floor.resolve() == reference.resolve():
+        raise ValueError(f"the floor (={floor}) is the reference, whose distance to itself is 0; name other real clips")
 
 
 # ------------------------------------------------------------------------------------------------- networks
