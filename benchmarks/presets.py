@@ -24,7 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,16 +32,15 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor, nn
 from tqdm import tqdm
 from tyro.conf import arg
 
 from benchmarks.command import command
 from benchmarks.motion import circumstances, heldout_set, model_identity
 from benchmarks.pages import fill_page, write_json
+from benchmarks.preset_variants import variants
 from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.data.synthetic import Photo, SceneBank
-from trip.denoiser import DenoiserOutput, TripDenoiser
 from trip.evaluation.features.base import FrameFeatures
 from trip.evaluation.features.efficientnet import efficientnet_features
 from trip.evaluation.features.i3d import i3d_features
@@ -50,7 +49,6 @@ from trip.evaluation.motion import Pair, Rate, camera_motion, dense_flows
 from trip.evaluation.motion_pairs import camera_pairs, rendered_camera_pairs
 from trip.evaluation.weights import find_weights
 from trip.models import BUNDLED_MODEL
-from trip.noise_prior import Clip, optimal_estimate, optimal_lambda
 from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SamplingPreset
 
@@ -101,86 +99,6 @@ class Settings:
     def presets(self) -> Mapping[str, SamplingPreset]:
         """What is measured."""
         return variants() if self.variants else PRESETS
-
-
-# ------------------------------------------------------------------------------------------------------ variants
-
-
-class PriorFirst(nn.Module):
-    """A denoiser that leaves its network out where the prior's noise is within `tolerance` of the true one.
-
-    Its root mean square error is ``sqrt(1 - lambda*)``, on training clips, in units of the noise; all frames must be
-    within the tolerance. 0 leaves nothing out.
-    """
-
-    def __init__(self, denoiser: TripDenoiser, tolerance: float):
-        super().__init__()
-        self.denoiser, self.tolerance = denoiser, tolerance
-
-    def forward(
-        self,
-        z_t: Clip,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        image_latents: Tensor,
-        reference: Tensor,
-        signal: Tensor,
-        noise: Tensor,
-    ) -> DenoiserOutput:
-        """As the denoiser, or the estimate with Delta = 0."""
-        sigma = self.denoiser.fusion.table("sigma", z_t.device)
-        error = (1 - optimal_lambda(signal, noise, sigma, z_t)).sqrt().max()
-        if error >= self.tolerance:
-            return self.denoiser(z_t, timestep, encoder_hidden_states, image_latents, reference, signal, noise)
-        nothing = torch.zeros_like(z_t)
-        return DenoiserOutput(optimal_estimate(z_t, reference, nothing, signal, noise, sigma), nothing)
-
-
-class SkippingPipeline(TripPipeline):
-    """A pipeline that samples with `PriorFirst`."""
-
-    tolerance = 0.0
-
-    @property
-    def denoiser(self) -> Any:
-        return PriorFirst(super().denoiser, self.tolerance)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkippingPreset(SamplingPreset):
-    """A preset that leaves the network out of the first steps, see `PriorFirst`."""
-
-    tolerance: float
-
-    def apply(self, pipeline: Any) -> tuple[Any, dict[str, Any]]:
-        """As the preset's own, of a pipeline that skips."""
-        changed, arguments = super().apply(pipeline)
-        skipping = SkippingPipeline(**changed.components, **{name: changed.config[name] for name in OWN_SETTINGS})
-        skipping.tolerance = self.tolerance
-        skipping.set_progress_bar_config(disable=True)
-        return skipping, arguments
-
-
-OWN_SETTINGS = ("zero_text_padding", "max_text_length", "packaged_text_encoder", "default_guidance_scale")
-"""Of a pipeline's configuration, beside its parts."""
-
-
-def variants() -> dict[str, SamplingPreset]:
-    """`quality`, and presets with another solver, or with what else could save evaluations."""
-    balanced, fast = PRESETS["balanced"], PRESETS["fast"]
-    return {
-        "quality": PRESETS["quality"],
-        "balanced": balanced,
-        "balanced, by DDIM": replace(balanced, scheduler=None),
-        "balanced, skipping to 0.1": SkippingPreset(**vars(balanced), tolerance=0.1),
-        "balanced, skipping to 0.2": SkippingPreset(**vars(balanced), tolerance=0.2),
-        "fast": fast,
-        "fast, by DDIM": replace(fast, scheduler=None),
-        "fast, by UniPC": replace(fast, scheduler="UniPCMultistepScheduler"),
-        "6 steps, guided above 0.4": replace(fast, steps=6, guidance_interval=(0.4, 1.0)),
-        "6 steps, guided below 0.9": replace(fast, steps=6, guidance_interval=(0.0, 0.9)),
-        "6 steps, guidance kept for 3": replace(fast, steps=6, guidance_every=3),
-    }
 
 
 # --------------------------------------------------------------------------------------------------- generation

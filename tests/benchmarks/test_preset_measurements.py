@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from benchmarks.preset_variants import CachingPreset, SkippingPreset, keeping_deep_features
 from benchmarks.presets import (
     Settings,
-    SkippingPreset,
     agreement_row,
     count_evaluations,
     make_clips,
@@ -51,6 +51,31 @@ def test_skipping_within_tolerance_0_changes_nothing(pipe):
 def test_the_network_is_left_out_where_the_prior_is_good_enough(pipe, tolerance, evaluations):
     """sqrt(1 - lambda*) of the last frame is 0.07, 0.12, 0.18 and 0.25 at the first four of ten steps."""
     assert count_evaluations(pipe, SkippingPreset(steps=10, tolerance=tolerance), PAIRS[0]) == evaluations
+
+
+def test_deep_features_kept_for_one_step_change_nothing(pipe):
+    plain = make_clips(pipe, SamplingPreset(steps=4), PAIRS)
+    assert np.array_equal(make_clips(pipe, CachingPreset(steps=4, every=1), PAIRS), plain)
+    assert not np.array_equal(make_clips(pipe, CachingPreset(steps=4, every=2), PAIRS), plain)
+    assert np.array_equal(make_clips(pipe, SamplingPreset(steps=4), PAIRS), plain)
+
+
+def test_only_what_is_below_the_first_resolution_is_kept(pipe):
+    network, calls = keeping_deep_features(pipe.unet, every=3), []
+    blocks = {"down": [*pipe.unet.down_blocks], "middle": [pipe.unet.mid_block], "up": [*pipe.unet.up_blocks]}
+    hooks = [
+        block.register_forward_hook(lambda *_, name=f"{kind}{i}": calls.append(name))
+        for kind, several in blocks.items()
+        for i, block in enumerate(several)
+    ]
+    for _ in range(4):
+        network(torch.randn(1, 4, 2, 8, 8), 1, torch.randn(1, 3, 16))
+    for hook in hooks:
+        hook.remove()
+    every_call, first_and_fourth = ("down0", "up1"), ("down1", "middle0", "up0")
+    assert {name: calls.count(name) for name in calls} == dict.fromkeys(every_call, 4) | dict.fromkeys(
+        first_and_fourth, 2
+    )
 
 
 def test_difference_counts_clips_gained_and_lost():
