@@ -210,16 +210,19 @@ def test_broken_files_are_named_once_and_trained_around(config: TrainingConfig, 
     assert TripPipeline.from_pretrained(tmp_path / "run" / "final").fusion.concat == "channel"
 
 
-def test_two_processes_reach_the_weights_of_one(small: Path, tmp_path: Path) -> None:
-    """Relative difference of every tensor's norm at most 1e-4 after 20 steps, losses equal to 1e-5."""
-    flags = ("--steps", "20", "--optimizer", "adamw", "--batch-size", "8")
+@pytest.mark.parametrize(("optimizer", "of_losses", "of_norms"), [("adamw", 1e-5, 1e-4), ("muon", 1e-4, 1e-2)])
+def test_two_processes_reach_the_weights_of_one(
+    optimizer: str, of_losses: float, of_norms: float, small: Path, tmp_path: Path
+) -> None:
+    """Relative differences of losses, and of every tensor's norm after 20 steps; Muon's iteration is in bfloat16."""
+    flags = ("--steps", "20", "--optimizer", optimizer, "--batch-size", "8", "--accumulation", "2")
     trip(*command(small, tmp_path / "one", *flags))
     trip(*command(small, tmp_path / "two", *flags), program=(*TORCHRUN, "-m", "trip.apps.cli"))
     one, two = (load_file(tmp_path / n / "checkpoints" / "step-20" / "model.safetensors") for n in ("one", "two"))
     for name, weight in one.items():
-        assert abs(weight.norm() - two[name].norm()) <= 1e-4 * weight.norm().clamp_min(1e-6), name
+        assert abs(weight.norm() - two[name].norm()) <= of_norms * weight.norm().clamp_min(1e-6), name
     for a, b in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["loss"] == pytest.approx(b["loss"], rel=of_losses)
 
 
 def test_sharded_processes_reach_the_weights_of_one(small: Path, tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
             "mixed_precision (='fp16') needs an accelerator, and this run has a CPU; choose 'bf16' or 'no'"
         )
     unused = not config.fusion.get("shortcut", True)  # TRIP- has a fusion that takes no part
-    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
+    handlers: list[KwargsHandler] = [
+        DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True)
+    ]
     return Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=cpu,

@@ -209,7 +209,7 @@ def train_step(run: Run, batch: Batch, config: TrainingConfig, accelerator: Acce
     finite = finite and not any(getattr(optimizer, "step_was_skipped", False) for optimizer in run.optimizers)
     if finite:
         update_ema(run.ema, run.weights, run.step, config.ema_decay)
-    run.denoiser.zero_grad(set_to_none=True)
+    run.denoiser.zero_grad(set_to_none=run.model is run.denoiser)  # DistributedDataParallel's stay in its buckets
     everywhere: Any = accelerator.gather((losses, drawn.t))
     losses, t = everywhere
     count_bad(run, losses, finite, config)
