@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from tiny_models import tiny_vae
 from trip.apps.cli import main
 from trip.pipeline import TripPipeline
 from trip.training.config import TrainingConfig
+from trip.training.sharding import set_up_fsdp2
 
 KILL_WHILE_SAVING = """
 import os, signal, sys
@@ -240,6 +242,22 @@ def test_sharded_processes_reach_the_weights_of_one(small: Path, tmp_path: Path)
     trip(*command(small, tmp_path / "one", *flags, "--steps", "8", "--resume", "latest"))
     assert records(tmp_path / "two")[-1]["loss"] == pytest.approx(records(tmp_path / "one")[-1]["loss"], rel=1e-4)
     assert TripPipeline.from_pretrained(tmp_path / "two" / "final").fusion.concat == "channel"
+
+
+def test_sharded_processes_see_exact_inputs_in_bfloat16(small: Path, tmp_path: Path) -> None:
+    """Timesteps, noise levels and latents stay float32 (sharded_run.py looks); the loss is that of one process."""
+    flags = ("--steps", "1", "--optimizer", "adamw", "--mixed-precision", "bf16")
+    trip(*command(small, tmp_path / "one", *flags))
+    launcher = (*TORCHRUN, str(Path(__file__).with_name("sharded_run.py")))
+    trip(*command(small, tmp_path / "two", *flags), program=launcher)
+    one, two = (records(tmp_path / name)[0] for name in ("one", "two"))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+
+
+def test_muon_is_not_sharded(config: TrainingConfig) -> None:
+    with pytest.raises(ValueError, match=r"^optimizer \(='muon'\) needs whole matrices, .*; choose 'adamw', or"):
+        set_up_fsdp2(SimpleNamespace(), dataclasses.replace(config, optimizer="muon"))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(small: Path, tmp_path: Path) -> None:

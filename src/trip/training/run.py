@@ -15,6 +15,7 @@ from trip.training.config import TrainingConfig
 from trip.training.export import export
 from trip.training.loaders import lost_workers
 from trip.training.monitor import Monitor
+from trip.training.sharding import set_up_fsdp2
 from trip.training.trainer import resume, save, start_run, training_loop
 
 
@@ -81,7 +82,7 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
     """Accelerate, on whatever processes and devices launched us.
 
     Raises:
-        ValueError: fp16 on a CPU, or a tracker that cannot be had.
+        ValueError: fp16 on a CPU, a tracker that cannot be had, or what FSDP2 cannot do.
     """
     if config.mixed_precision == "fp16" and str(PartialState(cpu=cpu).device) == "cpu":
         raise ValueError(
@@ -91,13 +92,16 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
     handlers: list[KwargsHandler] = [
         DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True)
     ]
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=cpu,
         log_with=[*installed_trackers(config)] or None,
         project_dir=folder / "trackers",
         kwargs_handlers=handlers,
     )
+    if accelerator.is_fsdp2:
+        set_up_fsdp2(accelerator.state.fsdp_plugin, config)
+    return accelerator
 
 
 def installed_trackers(config: TrainingConfig) -> list[str]:
