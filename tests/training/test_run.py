@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from trip.apps.cli import main
 from trip.pipeline import TripPipeline
 from trip.training.config import TrainingConfig
 from trip.training.sharding import set_up_fsdp2
+from trip.training.zero import set_up_zero
 
 KILL_WHILE_SAVING = """
 import os, signal, sys
@@ -255,9 +257,48 @@ def test_sharded_processes_see_exact_inputs_in_bfloat16(small: Path, tmp_path: P
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_zero_processes_reach_the_weights_of_one(small: Path, tmp_path: Path) -> None:
+    """ZeRO-2 over two CPU processes, gradients clipped, one update left out; a resumed run ends in the same bits."""
+    flags = ("--steps", "6", "--optimizer", "adamw", "--accumulation", "2", "--grad-clip", "0.2")
+    program = str(Path(__file__).with_name("zero_run.py"))
+    one, two = tmp_path / "one", tmp_path / "two"
+    trip(*command(small, one, *flags), program=(program,))
+    trip(*command(small, two, *flags), program=(*TORCHRUN, program))
+    for a, b in zip(records(one), records(two), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5, nan_ok=True)
+        assert a["skipped"] == b["skipped"] == (a["step"] >= 3)
+    names = ("model", "ema", "optimizer-0")
+    whole = {n: load_file(two / "checkpoints" / "step-6" / f"{n}.safetensors") for n in names}
+    for name, state in whole.items():
+        torch.testing.assert_close(
+            state, load_file(one / "checkpoints" / "step-6" / f"{name}.safetensors"), atol=5e-5, rtol=1e-3
+        )
+    shutil.rmtree(two / "checkpoints" / "step-6")
+    trip(*command(small, two, *flags, "--resume", "latest"), program=(*TORCHRUN, program))
+    for name, state in whole.items():
+        assert same(state, load_file(two / "checkpoints" / "step-6" / f"{name}.safetensors")), name
+    assert TripPipeline.from_pretrained(two / "final").fusion.concat == "channel"
+
+
 def test_muon_is_not_sharded(config: TrainingConfig) -> None:
     with pytest.raises(ValueError, match=r"^optimizer \(='muon'\) needs whole matrices, .*; choose 'adamw', or"):
         set_up_fsdp2(SimpleNamespace(), dataclasses.replace(config, optimizer="muon"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "message"),
+    [
+        (3, {}, r"zero_stage \(=3\) is not what DeepSpeed does here; choose 2"),
+        (2, {"optimizer": "muon"}, r"optimizer \(='muon'\) is not what DeepSpeed does here; choose 'adamw'"),
+        (2, {"mixed_precision": "fp16"}, r"mixed_precision \(='fp16'\) is not .* choose 'bf16' or 'no'"),
+    ],
+)
+def test_what_deepspeed_cannot_do_is_one_line(stage: int, settings: dict, message: str, config: TrainingConfig) -> None:
+    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={})
+    with pytest.raises(ValueError, match=message):
+        set_up_zero(plugin, dataclasses.replace(config, **{"optimizer": "adamw", **settings}), processes=2)
+    assert not plugin.deepspeed_config
 
 
 def test_a_folder_with_a_run_is_not_overwritten(small: Path, tmp_path: Path) -> None:

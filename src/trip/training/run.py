@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import KwargsHandler
+from accelerate.utils import DistributedType, KwargsHandler
 
 from trip.training.batches import open_source
 from trip.training.checkpoint import checkpoints
@@ -17,6 +17,7 @@ from trip.training.loaders import lost_workers
 from trip.training.monitor import Monitor
 from trip.training.sharding import set_up_fsdp2
 from trip.training.trainer import resume, save, start_run, training_loop
+from trip.training.zero import set_up_zero
 
 
 def train(
@@ -82,7 +83,7 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
     """Accelerate, on whatever processes and devices launched us.
 
     Raises:
-        ValueError: fp16 on a CPU, a tracker that cannot be had, or what FSDP2 cannot do.
+        ValueError: fp16 on a CPU, a tracker that cannot be had, or what FSDP2 or DeepSpeed cannot do.
     """
     if config.mixed_precision == "fp16" and str(PartialState(cpu=cpu).device) == "cpu":
         raise ValueError(
@@ -99,6 +100,8 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
         project_dir=folder / "trackers",
         kwargs_handlers=handlers,
     )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        set_up_zero(accelerator.deepspeed_plugin, config, accelerator.num_processes)
     if accelerator.is_fsdp2:
         set_up_fsdp2(accelerator.state.fsdp_plugin, config)
     return accelerator
