@@ -241,18 +241,21 @@ def gpu_bytes(
     """
     sizes = measured["parameters"]
     world = 8 if sharded else 1
-    state = state_bytes(sizes["unet"] + sizes["fusion"], trained, shards=world, buckets=not sharded)
+    state = state_bytes(sizes["unet"] + sizes["fusion"], trained, shards=world)
     frozen = 4 * (sizes["vae"] + sizes["text_encoder"])
-    between = state.total - state.gradients + frozen
     if sharded:  # in bfloat16: two layers and what is outside of layers, weights and gradients
+        kept, made = 0, state.gradients
         gathered = 2 * 2 * (2 * sizes["largest_layer"] + sizes["outside_layers"])
         network = state.gradients + gathered + step["peak_apart"]
-    else:
-        network = step["peak"]
+    else:  # casts; a layer's casts made again, and its gradients in bfloat16 and float32 before their buckets take them
+        kept, made = state.gradients, 0
+        casts = step["kept_casts"] + (2 + 2 + 4) * sizes["largest_layer"]
+        network = min(step["peak"], casts + step["peak_apart"])
+    between = state.total - state.gradients + kept + frozen
     heights = {
         "encoding": batch * measured["encoders"]["vae_peak"],
         "network": network,
-        "optimizer": state.gradients + 4 * -(-trained // world),
+        "optimizer": made + 4 * -(-trained // world),
     }
     most = max(heights, key=lambda name: heights[name])
     return {"between": between, "total": between + heights[most], "most": most}
@@ -407,7 +410,7 @@ def flops_table(per_clip: dict[str, float]) -> str:
 def state_table(measured: dict[str, Any]) -> str:
     sizes = measured["parameters"]
     denoiser = sizes["unet"] + sizes["fusion"]
-    ddp, fsdp = state_bytes(denoiser, denoiser, buckets=True), state_bytes(denoiser, denoiser, shards=8)
+    ddp, fsdp = state_bytes(denoiser, denoiser), state_bytes(denoiser, denoiser, shards=8)
     frozen = 4 * (sizes["vae"] + sizes["text_encoder"])
     rows = [[name, gb(value), gb(asdict(fsdp)[name])] for name, value in asdict(ddp).items()]
     rows += [["frozen encoders", gb(frozen), gb(frozen)], ["sum", gb(ddp.total + frozen), gb(fsdp.total + frozen)]]

@@ -81,8 +81,8 @@ def test_cuda_arithmetic_casts_products_down_and_norms_up() -> None:
     assert conv(x).dtype == torch.float32
 
 
-def test_state_is_24_bytes_under_ddp_and_20_shared_ones_under_fsdp() -> None:
-    assert state_bytes(80, 80, buckets=True).total == 24 * 80
+def test_state_is_20_bytes_a_parameter_and_shared_ones_under_fsdp() -> None:
+    assert state_bytes(80, 80).total == 20 * 80
     assert state_bytes(80, 80, shards=8).total == 20 * 10
     assert state_bytes(81, 80, shards=8).weights == 4 * 11
     assert state_bytes(80, 8).total == 4 * 80 + 16 * 8

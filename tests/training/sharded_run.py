@@ -1,13 +1,13 @@
 """The command line with its weights sharded by FSDP2 over CPU processes; started by test_run.py under torchrun.
 
-accelerate itself takes FSDP to need an accelerator, so its `prepare` is done here in the way it does it there.
+accelerate takes FSDP to need an accelerator, so it is told here what it tells itself there.
 """
 
 import sys
 
-from accelerate import Accelerator
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
 from trip.apps.cli import main
@@ -16,21 +16,33 @@ from trip.training import run
 
 
 class ShardingAccelerator(Accelerator):
-    """Shards every layer and the rest, and hands the optimizers the sharded parameters."""
+    """Launched as `accelerate launch` does with configs/accelerate/fsdp2.yaml."""
 
-    def prepare(self, denoiser, *optimizers):
-        mesh = init_device_mesh("cpu", (self.num_processes,))
-        names = {id(parameter): name for name, parameter in denoiser.named_parameters()}
-        for module in denoiser.modules():
-            if type(module).__name__ in ResidualUNet3D._no_split_modules:
-                fully_shard(module, mesh=mesh)
-        fully_shard(denoiser, mesh=mesh)
-        sharded = dict(denoiser.named_parameters())
-        assert all(isinstance(parameter, DTensor) for parameter in sharded.values())
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["params"] = [sharded[names[id(parameter)]] for parameter in group["params"]]
+    def __init__(self, mixed_precision, **settings):
+        super().__init__(mixed_precision=mixed_precision, **settings)
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=ResidualUNet3D._no_split_modules,
+            reshard_after_forward=True,
+            cpu_ram_efficient_loading=False,
+        )
+        if mixed_precision != "no":
+            plugin.set_mixed_precision(mixed_precision)
+        self.state.fsdp_plugin, self.state.distributed_type = plugin, DistributedType.FSDP
+
+    def prepare(self, *parts):
+        denoiser, *optimizers = super().prepare(*parts)
+        assert all(isinstance(parameter, DTensor) for parameter in denoiser.parameters())
+        assert self.mixed_precision == "no" or self.state.fsdp_plugin.mixed_precision_policy.param_dtype
+        denoiser.register_forward_pre_hook(see_inputs)
         return denoiser, *optimizers
+
+
+def see_inputs(denoiser, inputs):
+    """Neither timesteps nor noise levels nor latents may be rounded."""
+    dtypes = [x.dtype for x in inputs]
+    assert dtypes == [torch.float32] * 7, dtypes
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ All of it is float32, as accelerate keeps it: mixed precision casts weights for 
 
 ==========  =============================================================================
 weights     of the denoiser, trained or not
-gradients   of what is trained
-buckets     a second copy of the gradients, from which DistributedDataParallel reduces them
+gradients   of what is trained; DistributedDataParallel keeps them, in the buckets that it reduces
 moments     AdamW: two; Muon: one (its vectors, which have two, are too small to matter)
 averages    of what is trained, and exported
 ==========  =============================================================================
@@ -23,7 +22,6 @@ class StateBytes:
 
     weights: int
     gradients: int
-    buckets: int
     moments: int
     averages: int
 
@@ -33,15 +31,12 @@ class StateBytes:
         return sum(astuple(self))
 
 
-def state_bytes(
-    parameters: int, trained: int, optimizer: str = "adamw", *, shards: int = 1, buckets: bool = False
-) -> StateBytes:
+def state_bytes(parameters: int, trained: int, optimizer: str = "adamw", *, shards: int = 1) -> StateBytes:
     """Bytes of a run's state on one device.
 
     Args:
         parameters: of UNet and fusion. trained: of them, changed by the run. optimizer: "adamw" or "muon".
         shards: devices that share weights, gradients, moments and averages (FSDP2); rounded up.
-        buckets: whether DistributedDataParallel holds the gradients twice.
 
     Raises:
         ValueError: an unknown optimiser.
@@ -52,7 +47,6 @@ def state_bytes(
     return StateBytes(
         weights=whole,
         gradients=part,
-        buckets=part if buckets else 0,
         moments=MOMENTS[optimizer] * part,
         averages=part,
     )

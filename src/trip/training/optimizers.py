@@ -25,7 +25,10 @@ class MatrixMuon(torch.optim.Muon):
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
             matrix.data = weight.data.flatten(1)  # a view, made anew: wrappers may have moved the weight since
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
-        return super().step(closure)
+        loss = super().step(closure)
+        for matrix in self.matrices:
+            matrix.grad = None  # a view, which would hold the weight's gradient until the next step
+        return loss
 
 
 def make_optimizers(

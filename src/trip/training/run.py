@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import KwargsHandler
+from accelerate.utils import DistributedType, KwargsHandler
 
 from trip.training.batches import open_source
 from trip.training.checkpoint import checkpoints
@@ -15,7 +15,9 @@ from trip.training.config import TrainingConfig
 from trip.training.export import export
 from trip.training.loaders import lost_workers
 from trip.training.monitor import Monitor
+from trip.training.sharding import set_up_fsdp2
 from trip.training.trainer import resume, save, start_run, training_loop
+from trip.training.zero import set_up_zero
 
 
 def train(
@@ -81,21 +83,28 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
     """Accelerate, on whatever processes and devices launched us.
 
     Raises:
-        ValueError: fp16 on a CPU, or a tracker that cannot be had.
+        ValueError: fp16 on a CPU, a tracker that cannot be had, or what FSDP2 or DeepSpeed cannot do.
     """
     if config.mixed_precision == "fp16" and str(PartialState(cpu=cpu).device) == "cpu":
         raise ValueError(
             "mixed_precision (='fp16') needs an accelerator, and this run has a CPU; choose 'bf16' or 'no'"
         )
     unused = not config.fusion.get("shortcut", True)  # TRIP- has a fusion that takes no part
-    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
-    return Accelerator(
+    handlers: list[KwargsHandler] = [
+        DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True)
+    ]
+    accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=cpu,
         log_with=[*installed_trackers(config)] or None,
         project_dir=folder / "trackers",
         kwargs_handlers=handlers,
     )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        set_up_zero(accelerator.deepspeed_plugin, config, accelerator.num_processes)
+    if accelerator.is_fsdp2:
+        set_up_fsdp2(accelerator.state.fsdp_plugin, config)
+    return accelerator
 
 
 def installed_trackers(config: TrainingConfig) -> list[str]:

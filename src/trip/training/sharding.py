@@ -1,8 +1,32 @@
 """Whole tensors out of sharded ones and back: FSDP2 keeps a part of every weight, gradient and moment a process."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from trip.training.config import TrainingConfig
+
+
+def set_up_fsdp2(plugin: Any, config: TrainingConfig) -> None:
+    """Let mixed precision cast weights, but neither the network's inputs nor the sums of gradients.
+
+    accelerate's own policy would round timesteps (bfloat16 has no odd number above 256), noise levels and latents.
+
+    Raises:
+        ValueError: Muon.
+    """
+    if config.optimizer == "muon":
+        raise ValueError(
+            "optimizer (='muon') needs whole matrices, and FSDP2 leaves every process a part; choose 'adamw', or "
+            "configs/accelerate/ddp.yaml"
+        )
+    policy = plugin.mixed_precision_policy
+    if policy is not None:
+        exact = {"cast_forward_inputs": False, "output_dtype": None, "reduce_dtype": torch.float32}
+        plugin.mixed_precision_policy = replace(policy, **exact)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from trip.denoiser import TripDenoiser
 from trip.pipeline import TripPipeline
@@ -34,6 +33,7 @@ from trip.training.parts import build_pipeline, choose_trainable, trained
 from trip.training.schedule import noise_levels
 from trip.training.sharding import whole
 from trip.training.text_adapter import warm_start
+from trip.training.zero import WholeMoments
 
 
 @dataclass
@@ -155,9 +155,10 @@ def run_tensors(run: Run) -> dict[str, dict[str, Tensor]]:
     return {"model": {name: weight.detach() for name, weight in run.weights.items()}, "ema": run.ema}
 
 
-def plain(optimizers: list[Any]) -> list[Optimizer]:
-    """The optimizers inside accelerate's."""
-    return [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+def plain(optimizers: list[Any]) -> list[Any]:
+    """The optimizers inside accelerate's, as torch's are read and written."""
+    inner = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+    return [WholeMoments(optimizer) if hasattr(optimizer, "bit16_groups") else optimizer for optimizer in inner]
 
 
 # ------------------------------------------------------------------------------------------------------ loop
@@ -209,7 +210,7 @@ def train_step(run: Run, batch: Batch, config: TrainingConfig, accelerator: Acce
     finite = finite and not any(getattr(optimizer, "step_was_skipped", False) for optimizer in run.optimizers)
     if finite:
         update_ema(run.ema, run.weights, run.step, config.ema_decay)
-    run.denoiser.zero_grad(set_to_none=True)
+    run.denoiser.zero_grad(set_to_none=run.model is run.denoiser)  # DistributedDataParallel's stay in its buckets
     everywhere: Any = accelerator.gather((losses, drawn.t))
     losses, t = everywhere
     count_bad(run, losses, finite, config)
@@ -298,7 +299,8 @@ def accumulate(run: Run, batch: Batch, drawn: Noising, config: TrainingConfig, a
     chunks = [x.chunk(config.accumulation) for x in (batch.latents, text, drawn.t, drawn.eps, drawn.keep)]
     passes, losses = list(zip(*chunks, strict=True)), []
     for number, (latents, text, t, eps, keep) in enumerate(passes, 1):
-        with nullcontext() if number == len(passes) else accelerator.no_sync(run.model):
+        accelerator.sync_gradients = number == len(passes)  # where DeepSpeed steps
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(run.model):
             timestep, signal, noise = noise_levels(run.pipeline.scheduler, t)
             loss = trip_loss(
                 run.model,
