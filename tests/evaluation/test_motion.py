@@ -255,6 +255,17 @@ def test_pair_needs_no_more_than_picture_and_prompt():
     assert Pair(np.zeros((8, 8, 3), np.uint8), "pan", "pan_left", 0).mask is None
 
 
+def test_fidelity_is_the_mean_psnr_of_the_later_frames_to_the_rendered_ones(tmp_path):
+    from benchmarks.motion import Settings, heldout_set, run
+
+    settings = Settings(json=tmp_path / "out.json", baseline="static", rows="fidelity", count=8, num_frames=4)
+    row = run(settings)["results"]["fidelity"]
+    pairs = rendered_camera_pairs(heldout_set()[0], 8, num_frames=4)
+    errors = [((pair.truth[1:] - pair.truth[:1]) ** 2).mean() for pair in pairs]
+    assert row["mean_psnr_db"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=0.01)
+    assert row["n"] == 8 and row["interval_95"][0] < row["mean_psnr_db"] < row["interval_95"][1]
+
+
 @pytest.mark.slow
 def test_command_line(tmp_path):
     root = Path(__file__).parents[2]
