@@ -1,6 +1,7 @@
 """`trip evaluate` and `trip weights`: what is printed, what is written."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def folders(tmp_path, monkeypatch):
 
 def test_table_and_report(folders, tmp_path, capsys):
     fake, real = folders
-    options = Evaluate(generated=fake, reference=real, floor=real, json=tmp_path / "out.json", device="cpu", quiet=True)
+    floor, out = shutil.copytree(real, tmp_path / "floor"), tmp_path / "out.json"
+    options = Evaluate(generated=fake, reference=real, floor=floor, json=out, device="cpu", quiet=True)
     assert evaluate(options) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["metric", "value", "95", "%", "interval", "n", "features"]
@@ -45,7 +47,7 @@ def test_table_and_report(folders, tmp_path, capsys):
     assert "FVD, real against real" in names and not any(name == "F-Consistency_4" for name in names)
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["n"] == 3 and set(found["metrics"]["FVD"]) == {"value", "n", "interval", "features", "note"}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fake", "out.json", "real"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fake", "floor", "out.json", "real"]
 
 
 def test_few_clips_and_bad_places_are_one_line(folders, tmp_path):
