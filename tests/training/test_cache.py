@@ -149,7 +149,9 @@ def test_a_killed_run_goes_on_and_encodes_nothing_twice(moment, workers, whole, 
     fill(source, output)
     again = [clip for clip, _ in rendered(source)[before:]]
     assert sorted(again) == sorted(set(range(CLIPS)) - kept)
-    assert content(output) == content(whole) or workers
+    elsewhere = {shard_paths(output, k)[0].name for k in there}  # by a process that may have had fewer threads
+    found, wanted = ({n: v for n, v in content(cache).items() if n not in elsewhere} for cache in (output, whole))
+    assert found == wanted or workers
     assert_same(output, whole)
     assert fill(source, output).encoded == 0
     assert len(rendered(source)) == before + len(again)
