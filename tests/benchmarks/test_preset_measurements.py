@@ -17,23 +17,17 @@ from benchmarks.presets import (
 )
 
 from benchmarks import presets
-from tiny_models import SIZE, scheduler, tiny_text, tiny_vae, unet_config
+from tiny_models import SIZE, trip_pipeline
 from trip.evaluation.motion import Pair
-from trip.noise_fusion import OptimalNoiseFusion
 from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SamplingPreset
-from trip.residual_unet import ResidualUNet3D
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def pipe() -> TripPipeline:
-    torch.manual_seed(0)
-    tokenizer, text_encoder = tiny_text()
-    parts = {"vae": tiny_vae(), "tokenizer": tokenizer, "text_encoder": text_encoder, "scheduler": scheduler()}
-    fusion = OptimalNoiseFusion(sigma=[0.0, 0.3, 0.5, 0.6])
-    pipe = TripPipeline(unet=ResidualUNet3D(**unet_config()), fusion=fusion, **parts)
+    pipe = trip_pipeline()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

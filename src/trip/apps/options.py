@@ -119,7 +119,7 @@ class Animate(Verbosity):
     weights_dtype: Literal["auto", "float8"] = "auto"
     """How the network's weights rest; auto is --dtype, float8 halves them and changes clips a little."""
     compile: bool = False
-    """Compile the network's layers first: minutes once, then faster steps."""
+    """Compile the network's layers first, which takes minutes; meant for accelerators, on a CPU nothing was gained."""
     decode_chunk_size: Integer = None
     """Frames decoded at once (default: the clip's); fewer take less memory."""
     count: int = 1
