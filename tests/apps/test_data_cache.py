@@ -64,6 +64,17 @@ def test_a_second_run_encodes_nothing_and_another_size_is_refused(options, capsy
         cache(dataclasses.replace(options, text=False, size=16))
 
 
+def test_synthetic_motion_has_splits(options, tmp_path):
+    drawn = dataclasses.replace(options, source="procedural", count=2)
+    for split in ("train", "heldout"):
+        cache(dataclasses.replace(drawn, split=split, output=tmp_path / split))
+        assert json.loads((tmp_path / split / "cache.json").read_text())["split"] == split
+    with pytest.raises(ValueError, match=r"split: 'heldout' there, 'train' wanted"):
+        cache(dataclasses.replace(drawn, output=tmp_path / "heldout"))
+    with pytest.raises(ValueError, match=r"split \(='test'\) is not one of \('train', 'heldout'\)"):
+        cache(dataclasses.replace(drawn, split="test", output=tmp_path / "test"))
+
+
 @pytest.mark.parametrize("name", ["batch_size", "shard_size", "variants"])
 def test_counts_must_be_positive(options, name):
     with pytest.raises(ValueError, match=r"\(=0\) must be at least 1"):

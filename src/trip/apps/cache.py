@@ -66,8 +66,9 @@ def open_clips(options: DataCache, examples: list[Example], how: Decoding) -> Cl
     """The examples' clips, or synthetic motion where there are none."""
     if examples:
         return ExampleClips(examples, how, variants=options.variants, seed=options.seed)
-    size = how.size[0]
-    return SyntheticClips(drawn_motion(options.source, size, options.num_frames, options.seed, length=options.count))
+    settings = how.size[0], options.num_frames, options.seed
+    split = {} if options.split is None else {"split": options.split}
+    return SyntheticClips(drawn_motion(options.source, *settings, length=options.count, **split))
 
 
 def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, device: torch.device) -> CacheReport:

@@ -21,6 +21,7 @@ class DataCache(Reading):
       trip data cache --data clips/ --model trip-mini --output latents/
       trip data cache --data clips/good.jsonl --model model/ --output latents/ --size 64 --num-frames 8 --variants 4
       trip data cache --data procedural --model trip-mini --output latents/ --count 2000
+      trip data cache --data photos/ --split heldout --model trip-mini --output held-out/ --count 512
     """
 
     source: Annotated[str, arg(name="data", metavar="SOURCE")]

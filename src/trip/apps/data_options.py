@@ -28,7 +28,7 @@ class Reading(Verbosity):
     captions: Literal["first", "all"] = "first"
     """Of clips with several captions: one, or an example of each."""
     split: Text = None
-    """Only the rows of this split, for metadata and MSR-VTT."""
+    """Only the rows of this split, for metadata and MSR-VTT; of synthetic motion "train" (default) or "heldout"."""
 
 
 @dataclass(frozen=True, kw_only=True)

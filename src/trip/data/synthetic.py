@@ -108,6 +108,12 @@ class Cutout:
     rgba: Float32[np.ndarray, "height width 4"]
 
 
+def check_split(split: str) -> None:
+    """Raise ValueError for a split that does not exist."""
+    if split not in SPLITS:
+        raise ValueError(f"split (={split!r}) is not one of {SPLITS}")
+
+
 @dataclass(frozen=True)
 class SceneBank:
     """The photographs and objects that clips are made of."""
@@ -122,8 +128,7 @@ class SceneBank:
         Raises:
             ValueError: unknown split, no index in the folder, or nothing in the split.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split (={split!r}) is not one of {SPLITS}")
+        check_split(split)
         index = Path(folder) / "index.jsonl"
         if not index.is_file():
             raise ValueError(f"{folder} has no index.jsonl; run `python -m trip.data.photographs {folder}` first")
@@ -611,6 +616,7 @@ class SyntheticMotion:
         split: str = "train",
         length: int = 1_000_000,
     ) -> None:
+        check_split(split)
         self.bank = photos if isinstance(photos, SceneBank) else SceneBank.load(photos, split, size)
         self.size, self.num_frames, self.seed, self.split, self.length = size, num_frames, seed, split, length
 

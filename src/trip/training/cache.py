@@ -341,10 +341,16 @@ def cache_synthetic(
     autoencoder's.
 
     Args:
-        photos: folder prepared by trip.data.photographs. vae: folder of an AutoencoderKL. output: the cache.
+        photos: folder prepared by trip.data.photographs.
+        vae: folder of an AutoencoderKL.
+        output: the cache.
         clips: how many in all, made up to whole shards; a cache can be filled further with more.
-        shard_size: clips a shard. size: pixels. num_frames: frames a clip. seed: of the set.
-        workers: processes; 0 encodes in this one. split: "heldout" renders the photographs that training leaves out.
+        shard_size: clips a shard.
+        size: pixels.
+        num_frames: frames a clip.
+        seed: of the set.
+        workers: processes; 0 encodes in this one.
+        split: "heldout" renders the photographs that training leaves out.
     """
     whole = -(-clips // shard_size) * shard_size
     motion = SyntheticMotion(photos, size=size, num_frames=num_frames, seed=seed, length=whole, split=split)
