@@ -276,7 +276,8 @@ class TemporalNoiseFusion(NoiseFusion):
     The prior's tokens are scaled by sqrt(lambda*), which gives them unit variance at every t and i.
 
     Args:
-        latent_channels: c. dim, depth, num_heads, patch_size: size of the Transformer.
+        latent_channels: c. dim, depth, num_heads, patch_size: size of the Transformer. With base="none" dim should be
+            above c patch_size^2, the values of a patch: all of the output passes through it.
         sigma: as for `OptimalNoiseFusion` (used for the scaling, and by base="optimal").
         base: "optimal" | "none". concat, shortcut, prediction_type: see the module.
     """

@@ -15,7 +15,7 @@ import torch
 
 from trip.ablation import study as module
 from trip.ablation.scores import held_out_clips, sample_errors, static_errors
-from trip.ablation.study import Study, missing, run_study, scores_path, taken, tuned_ends, untrained
+from trip.ablation.study import Manner, Study, missing, run_study, scores_path, taken, tuned_ends, untrained
 from trip.ablation.table import tabulate
 from trip.ablation.variants import VARIANTS, variant_config
 from trip.apps.cli import main
@@ -25,12 +25,12 @@ from trip.training.schedule import noise_levels
 RUN = """
 import json, sys
 from pathlib import Path
-from trip.ablation.study import Study, run_study
+from trip.ablation.study import Manner, Study, run_study
 from trip.training.config import TrainingConfig
 values = json.loads(Path(sys.argv[1]).read_text())
 base = TrainingConfig(**{**values.pop("base"), "trackers": ()})
 study = Study(base=base, **{**values, "variants": tuple(values["variants"])})
-run_study(study, Path(sys.argv[2]), None, cpu=True)
+run_study(study, Path(sys.argv[2]), None, Manner(cpu=True))
 """
 
 
@@ -39,15 +39,15 @@ def arrays(folder: Path, name: str, seed: int = 0) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def silent(message: str) -> None:
-    """Say nothing."""
+SILENT = Manner(cpu=True, quiet=True, say=lambda message: None)
 
 
 @pytest.mark.slow
-def test_all_variants_are_trained_and_scored(study: Study, tmp_path: Path) -> None:
-    """Also the baselines; text-to-video is trained once for two rows, and no checkpoint stays."""
+def test_all_variants_are_trained_and_scored(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also the baselines; text-to-video is trained once for two rows, no checkpoint stays, and quiet is quiet."""
     study, folder = replace(study, variants=tuple(VARIANTS)), tmp_path / "study"
-    assert run_study(study, folder, None, cpu=True, say=silent)
+    assert run_study(study, folder, None, SILENT)
+    assert "step/s" not in capsys.readouterr().err
     runs = {path.name for path in (folder / "runs").iterdir()}
     grid = {f"tuning-{first}-{last}" for first, last in module.LINEAR_ENDS}
     assert runs == grid | {f"{name}-0" for name in VARIANTS} - {"static-0", "prior-0", "training-free-0"}
@@ -57,7 +57,7 @@ def test_all_variants_are_trained_and_scored(study: Study, tmp_path: Path) -> No
     assert all(np.isfinite(entry["value"]) for row in table["rows"].values() for entry in row.values())
     assert table["rows"]["static"]["flow"]["value"] == 0
     before = {path: path.stat().st_mtime_ns for path in (folder / "scores").iterdir()}
-    assert run_study(study, folder, None, cpu=True, say=pytest.fail)
+    assert run_study(study, folder, None, Manner(cpu=True, say=pytest.fail))
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "scores").iterdir()}
 
 
@@ -71,7 +71,7 @@ def test_the_same_start_and_noise(study: Study, tmp_path: Path) -> None:
     wider = weights[2]["conv_in.weight"]
     assert torch.equal(wider[:, :4], weights[0]["conv_in.weight"]) and not wider[:, 4:].any()
     for name in ("one", "two"):
-        run_study(replace(study, variants=("tnf",)), tmp_path / name, None, cpu=True, say=silent)
+        run_study(replace(study, variants=("tnf",)), tmp_path / name, None, SILENT)
     assert np.array_equal(arrays(tmp_path / "one", "tnf")["errors"], arrays(tmp_path / "two", "tnf")["errors"])
 
 
@@ -96,17 +96,17 @@ def test_the_prior_alone_has_the_error_of_its_formula(study: Study) -> None:
 
 
 def test_ends_are_chosen_by_the_least_loss_once(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = {(0.9, 0.5): 3.0, (0.9, 0.1): 2.0, (0.5, 0.1): 1.0, (0.5, 0.0): 4.0}
-    monkeypatch.setattr(module, "tuning_loss", lambda study, folder, ends, cpu, say: losses[ends])
+    losses = dict(zip(module.LINEAR_ENDS, (3.0, 1.0, 2.0, 4.0), strict=True))
+    monkeypatch.setattr(module, "tuning_loss", lambda study, folder, ends, manner: losses[ends])
     (tmp_path / "study").mkdir()
-    assert tuned_ends(study, tmp_path / "study", True, silent) == (0.5, 0.1)
+    assert tuned_ends(study, tmp_path / "study", SILENT) == (0.5, 0.1)
     monkeypatch.setattr(module, "tuning_loss", lambda *arguments: pytest.fail("chosen twice"))
-    assert tuned_ends(study, tmp_path / "study", True, silent) == (0.5, 0.1)
+    assert tuned_ends(study, tmp_path / "study", SILENT) == (0.5, 0.1)
 
 
 def test_a_killed_study_ends_with_the_same_scores(study: Study, tmp_path: Path) -> None:
     study = replace(study, variants=("optimal", "trip-minus"))
-    run_study(study, tmp_path / "whole", None, cpu=True, say=silent)
+    run_study(study, tmp_path / "whole", None, SILENT)
     settings = tmp_path / "study.json"
     settings.write_text(json.dumps(asdict(study)))
     command = [sys.executable, "-c", RUN, str(settings), str(tmp_path / "killed")]
@@ -119,23 +119,24 @@ def test_a_killed_study_ends_with_the_same_scores(study: Study, tmp_path: Path) 
     _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors.decode()
     assert len(missing(study, tmp_path / "killed")) == 2
-    assert run_study(study, tmp_path / "killed", None, cpu=True, say=silent)
+    assert run_study(study, tmp_path / "killed", None, SILENT)
     for name in study.variants:
         one, other = arrays(tmp_path / "whole", name), arrays(tmp_path / "killed", name)
         assert all(np.allclose(one[key], other[key], rtol=1e-4, atol=1e-6) for key in one)
 
 
 def test_a_study_goes_on_from_another(study: Study, tmp_path: Path) -> None:
-    first = replace(study, variants=("tnf",))
-    run_study(first, tmp_path / "first", None, cpu=True, say=silent)
+    first = replace(study, variants=("tnf", "trip-w"))
+    run_study(first, tmp_path / "first", None, SILENT)
     second = replace(
         first, start=str(tmp_path / "first"), base=replace(first.base, steps=1, unet_lr=0.0, fusion_lr=0.0)
     )
-    run_study(second, tmp_path / "second", None, cpu=True, say=silent)
-    errors = [arrays(tmp_path / name, "tnf")["errors"] for name in ("first", "second")]
-    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-3)
+    run_study(second, tmp_path / "second", None, SILENT)
+    for variant in first.variants:
+        errors = [arrays(tmp_path / name, variant)["errors"] for name in ("first", "second")]
+        np.testing.assert_allclose(errors[0], errors[1], rtol=1e-3)
     with pytest.raises(ValueError, match="optimal-0/final is not there to go on from; finish that study"):
-        run_study(replace(second, variants=("optimal",)), tmp_path / "second", None, cpu=True, say=silent)
+        run_study(replace(second, variants=("optimal",)), tmp_path / "second", None, SILENT)
 
 
 def test_what_another_process_does_is_left_to_it(study: Study, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_what_another_process_does_is_left_to_it(study: Study, tmp_path: Path) -
     folder.mkdir()
     with taken(folder, "tnf-0") as free:
         assert free
-        assert not run_study(study, folder, None, cpu=True, say=silent)
+        assert not run_study(study, folder, None, SILENT)
     assert missing(study, folder) == ["tnf-0"]
 
 
@@ -159,9 +160,9 @@ def test_another_study_is_refused_and_more_seeds_are_not(
     with pytest.raises(ValueError, match=r"has 12 clips to score on, 40 are wanted"):
         held_out_clips(Path(study.held_out), 40)
     with pytest.raises(ValueError, match=r"has 12 clips to score on, 40 are wanted"):
-        run_study(replace(study, error_clips=40), tmp_path / "wrong", None, cpu=True, say=silent)
+        run_study(replace(study, error_clips=40), tmp_path / "wrong", None, SILENT)
     with pytest.raises(ValueError, match="nowhere"):
-        run_study(replace(study, base=replace(study.base, data="nowhere")), tmp_path / "wrong", None, say=silent)
+        run_study(replace(study, base=replace(study.base, data="nowhere")), tmp_path / "wrong", None, SILENT)
     assert not (tmp_path / "wrong").exists()
     assert main(["ablate", "--output-dir", str(tmp_path / "none"), "--table"]) == 2
     assert "holds no study; start one with --data and --held-out" in capsys.readouterr().err

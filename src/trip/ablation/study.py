@@ -62,7 +62,7 @@ class Study:
     """
 
     base: TrainingConfig = field(default_factory=base_config)
-    held_out: str = "runs/held-out"
+    held_out: str = "runs/ablation-held-out"
     variants: tuple[str, ...] = DEFAULT_VARIANTS
     seeds: int = 3
     error_clips: int = 128
@@ -84,15 +84,25 @@ class Study:
 Say = Callable[[str], object]
 
 
-def run_study(study: Study, folder: Path, features: FeatureNetwork | None, *, cpu: bool = False, say: Say = print):
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How the work is done, which changes no number: without accelerators, without progress bars, told to whom."""
+
+    cpu: bool = False
+    quiet: bool = False
+    say: Say = print
+
+
+def run_study(study: Study, folder: Path, features: FeatureNetwork | None, manner: Manner | None = None) -> bool:
     """Do what is left of a study; returns whether all of it is done (another process may be at the rest).
 
     Args:
-        features: the network of F-Consistency, or None. say: told what begins.
+        features: the network of F-Consistency, or None.
 
     Raises:
         ValueError: a folder of another study, or settings that no run can have.
     """
+    manner = manner or Manner()
     clips = held_out_clips(Path(study.held_out), study.error_clips)
     open_source(study.base)  # a wrong path is told before the folder is this study's
     open_study(study, folder)
@@ -102,8 +112,8 @@ def run_study(study: Study, folder: Path, features: FeatureNetwork | None, *, cp
             with taken(folder, f"{name}-{seed}") as free:
                 if target.is_file() or not free:
                     continue
-                say(f"{VARIANTS[name].title}, seed {seed}")
-                write_scores(target, scored(study, folder, name, seed, clips, features, cpu, say))
+                manner.say(f"{VARIANTS[name].title}, seed {seed}")
+                write_scores(target, scored(study, folder, name, seed, clips, features, manner))
     return not missing(study, folder)
 
 
@@ -190,11 +200,10 @@ def scored(
     seed: int,
     clips: HeldOut,
     features: FeatureNetwork | None,
-    cpu: bool,
-    say: Say,
+    manner: Manner,
 ) -> dict[str, np.ndarray]:
     """Train what the variant needs, and measure it on the held-out clips."""
-    pipeline = network_of(study, folder, name, seed, cpu, say)
+    pipeline = network_of(study, folder, name, seed, manner)
     some = HeldOut(
         latents=clips.latents[: study.made_clips],
         captions=clips.captions[: study.made_clips],
@@ -208,7 +217,7 @@ def scored(
     return {"errors": errors, "snr": snr_at(pipeline.scheduler), **clip_scores(made, some.kinds, features)}
 
 
-def network_of(study: Study, folder: Path, name: str, seed: int, cpu: bool, say: Say) -> TripPipeline:
+def network_of(study: Study, folder: Path, name: str, seed: int, manner: Manner) -> TripPipeline:
     """The pipeline of a variant, trained where it has to be."""
     if VARIANTS[name].trained_as is None:
         return untrained(variant_config(study.base, "prior", seed))
@@ -216,19 +225,19 @@ def network_of(study: Study, folder: Path, name: str, seed: int, cpu: bool, say:
     final = folder / "runs" / f"{origin}-{seed}" / "final"
     with taken(folder, f"run-{origin}-{seed}", wait=True):
         if not final.is_dir():
-            train_variant(run_config(study, folder, origin, seed, cpu, say), final.parent, cpu)
+            train_variant(run_config(study, folder, origin, seed, manner), final.parent, manner)
     pipeline = loaded(final)
     return training_free(pipeline, study.base) if name == "training-free" else pipeline
 
 
-def run_config(study: Study, folder: Path, name: str, seed: int, cpu: bool, say: Say) -> TrainingConfig:
+def run_config(study: Study, folder: Path, name: str, seed: int, manner: Manner) -> TrainingConfig:
     """The settings of a variant's run: from fresh weights, or from those of the study that this one goes on from.
 
     Raises:
         ValueError: a network that is not there to go on from.
     """
     if study.start is None:
-        ends = tuned_ends(study, folder, cpu, say) if name == "trip-w-tuned" else None
+        ends = tuned_ends(study, folder, manner) if name == "trip-w-tuned" else None
         return variant_config(study.base, name, seed, ends)
     initial = Path(study.start) / "runs" / f"{name}-{seed}" / "final"
     if not initial.is_dir():
@@ -236,9 +245,9 @@ def run_config(study: Study, folder: Path, name: str, seed: int, cpu: bool, say:
     return replace(study.base, initial=str(initial), unet={}, fusion={}, warm_start_text=False, seed=seed)
 
 
-def train_variant(config: TrainingConfig, folder: Path, cpu: bool) -> None:
+def train_variant(config: TrainingConfig, folder: Path, manner: Manner) -> None:
     """Train, or go on; of a finished run the checkpoints are deleted."""
-    if not train(config, folder, resume_from="latest", quiet=False, cpu=cpu):
+    if not train(config, folder, resume_from="latest", quiet=manner.quiet, cpu=manner.cpu):
         raise KeyboardInterrupt
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -291,24 +300,24 @@ def training_free(blind: TripPipeline, config: TrainingConfig, clips: int = 32) 
 # ----------------------------------------------------------------------------------------------------- tuning
 
 
-def tuned_ends(study: Study, folder: Path, cpu: bool, say: Say) -> tuple[float, float]:
+def tuned_ends(study: Study, folder: Path, manner: Manner) -> tuple[float, float]:
     """The ends of Eq. 9's lambda with the least loss on training clips, after short runs of a seed of their own."""
     path = folder / "tuning.json"
     with taken(folder, "tuning", wait=True):
         if not path.is_file():
-            losses = {json.dumps(ends): tuning_loss(study, folder, ends, cpu, say) for ends in LINEAR_ENDS}
+            losses = {json.dumps(ends): tuning_loss(study, folder, ends, manner) for ends in LINEAR_ENDS}
             replace_file(path, lambda file: file.write_text(json.dumps(losses, indent=2) + "\n"))
         losses = json.loads(path.read_text())
     return tuple(json.loads(min(losses, key=losses.__getitem__)))
 
 
-def tuning_loss(study: Study, folder: Path, ends: tuple[float, float], cpu: bool, say: Say) -> float:
+def tuning_loss(study: Study, folder: Path, ends: tuple[float, float], manner: Manner) -> float:
     """The training loss's weighting of the error on training clips, after a short run."""
-    say(f"tuning Eq. 9: lambda from {ends[0]} to {ends[1]}")
+    manner.say(f"tuning Eq. 9: lambda from {ends[0]} to {ends[1]}")
     config = variant_config(replace(study.base, steps=study.tuning_steps), "trip-w-tuned", TUNING_SEED, ends)
     run = folder / "runs" / f"tuning-{ends[0]}-{ends[1]}"
     if not (run / "final").is_dir():
-        train_variant(config, run, cpu)
+        train_variant(config, run, manner)
     source = open_source(config)
     pipeline, positions = loaded(run / "final"), Positions(source, config)
     samples = [positions[len(source) // 2 + i] for i in range(64)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trip.ablation.study import Study, missing, run_study
+from trip.ablation.study import Manner, Study, missing, run_study
 from trip.ablation.table import markdown, write_table
 from trip.ablation.variants import base_config
 from trip.apps.ablate_options import Ablate
@@ -26,7 +26,8 @@ def ablate(options: Ablate) -> int:
         quiet_models()
     study = study_of(options)
     if not options.table:
-        run_study(study, options.output_dir, consistency_network(options.weights), cpu=options.cpu, say=say)
+        manner = Manner(cpu=options.cpu, quiet=options.quiet, say=say)
+        run_study(study, options.output_dir, consistency_network(options.weights), manner)
     print(markdown(write_table(study, options.output_dir, {})))
     if left := missing(study, options.output_dir):
         say(

@@ -19,8 +19,8 @@ class Ablate(Verbosity):
     several times on one folder, the processes share the work. docs/ablations.md explains the variants and the numbers.
 
     examples:
-      trip ablate --data runs/latents --held-out runs/held-out --output-dir runs/ablation
-      trip ablate --data runs/latents --held-out runs/held-out --output-dir runs/few --variants tnf,trip-minus --seeds 1
+      trip ablate --data latents/ --held-out held-out/ --output-dir runs/ablation
+      trip ablate --data latents/ --held-out held-out/ --output-dir runs/few --variants tnf,trip-minus --seeds 1
       trip ablate --output-dir runs/ablation --table
     """
 
@@ -35,7 +35,7 @@ class Ablate(Verbosity):
     seeds: Integer = None
     """Runs of every variant (default: 3)."""
     steps: Integer = None
-    """Updates of every run (default: 150)."""
+    """Updates of every run (default: 400)."""
     error_clips: Integer = None
     """Held-out clips that errors are measured on (default: 128)."""
     made_clips: Integer = None

@@ -84,7 +84,10 @@ def start_run(config: TrainingConfig, source: Source, accelerator: Accelerator) 
         return sigma
 
     pipeline = build_pipeline(config, measure)
-    sigma = pipeline.fusion.table("sigma") if "sigma" in pipeline.fusion.config else sigma
+    if "sigma" in pipeline.fusion.config:
+        sigma = pipeline.fusion.table("sigma")
+    elif not len(sigma):  # a linear fusion of the folder's own, which has no such table
+        measure(pipeline)
     choose_trainable(pipeline.unet, pipeline.fusion, config)
     if config.warm_start_text:
         warm_start_text(pipeline, config)
