@@ -8,6 +8,8 @@ import torch
 from benchmarks.memory import GIB, RESERVED, float8_bytes, largest_layer, stages, tables, time_cell, weight_bytes
 from benchmarks.meta_step import measure_inference
 from benchmarks.pages import with_tables
+from benchmarks.precision import Settings, measure
+from benchmarks.precision import table as precision_table
 from torch import nn
 
 from tiny_models import unet_config
@@ -68,9 +70,20 @@ def test_a_cell_of_the_cpu_table() -> None:
     assert row["forward"] > 0 and row["decode"] > 0 and row["forward_bytes"] >= 0
 
 
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+def test_precision_rows_are_against_float32(tmp_path: Path) -> None:
+    rows = measure(Settings(json=tmp_path / "r.json", preset="draft", count=2, batch_size=2))
+    assert len(rows) == 4 and "psnr" not in rows["float32"]
+    psnr = {name: row["psnr"]["value"] for name, row in rows.items() if name != "float32"}
+    assert psnr["bfloat16"] > psnr["bfloat16, its weights at rest in float8"] > 20
+    with pytest.raises(ValueError, match="preset \\(='best'\\) is unknown; choose one of quality"):
+        Settings(json=tmp_path / "r.json", preset="best")
+
+
 def test_the_page_shows_the_json() -> None:
     results = json.loads((ROOT / "docs/results/memory.json").read_text())
     page = (ROOT / "docs/memory.md").read_text()
-    made = tables(results)
+    precision = json.loads((ROOT / "docs/results/precision.json").read_text())["rows"]
+    made = tables(results) | {"precision": precision_table(precision)}
     assert page.count("<!-- table: ") == len(made)
     assert with_tables(page, made) == page
