@@ -4,7 +4,7 @@
     python -m benchmarks.ablations --real runs/ablation-real --json docs/results/ablations.json --page docs/ablations.md
 
 Nothing is trained here: `trip ablate` does that, in folders that it can be stopped in and go on from. A set that is not
-given stays as the JSON has it.
+given stays as the JSON has it. Date, commit and machine are those of this command.
 """
 
 import json
@@ -19,18 +19,11 @@ from benchmarks.command import command
 from benchmarks.motion import circumstances
 from benchmarks.pages import fill_page, markdown, write_json
 from trip.ablation.study import missing, plain
-from trip.ablation.table import grid, tabulate
+from trip.ablation.table import METRICS, grid, tabulate
 from trip.apps.ablate import read_study
 
 ERRORS = ("eps-1", "eps-2", "eps-3", "eps-4", "x0")
-CLIPS = (
-    "follows",
-    "consistency-4-consecutive",
-    "consistency-all-consecutive",
-    "consistency-4-to-first",
-    "consistency-all-to-first",
-    "flow",
-)
+CLIPS = tuple(name for name in METRICS if name not in ERRORS)
 DIFFERENCES = (*ERRORS, "follows", "consistency-4-consecutive", "consistency-all-consecutive")
 
 

@@ -136,7 +136,8 @@ def test_a_study_goes_on_from_another(study: Study, tmp_path: Path) -> None:
         errors = [arrays(tmp_path / name, variant)["errors"] for name in ("first", "second")]
         np.testing.assert_allclose(errors[0], errors[1], rtol=1e-3)
     with pytest.raises(ValueError, match="optimal-0/final is not there to go on from; finish that study"):
-        run_study(replace(second, variants=("optimal",)), tmp_path / "second", None, SILENT)
+        run_study(replace(second, variants=("tnf", "optimal")), tmp_path / "third", None, SILENT)
+    assert not (tmp_path / "third").exists()
 
 
 def test_what_another_process_does_is_left_to_it(study: Study, tmp_path: Path) -> None:

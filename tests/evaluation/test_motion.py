@@ -229,6 +229,11 @@ def test_generate_must_return_a_clip_for_every_pair():
         motion.direction_agreement(lambda images, prompts, seeds: moved()[None], pairs)
 
 
+def test_no_pairs_are_refused():
+    with pytest.raises(ValueError, match=r"count \(=0\) must be at least 1"):
+        camera_pairs(PHOTOS, 0)
+
+
 def test_camera_pairs_are_balanced_distinct_and_reproducible():
     pairs, again = camera_pairs(PHOTOS, 64, seed=1), camera_pairs(PHOTOS, 64, seed=1)
     assert [p.prompt for p in pairs] == [p.prompt for p in again]

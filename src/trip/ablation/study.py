@@ -105,6 +105,10 @@ def run_study(study: Study, folder: Path, features: FeatureNetwork | None, manne
     manner = manner or Manner()
     clips = held_out_clips(Path(study.held_out), study.error_clips)
     open_source(study.base)  # a wrong path is told before the folder is this study's
+    if study.start is not None:
+        for name in trained(study.variants):
+            for seed in range(study.seeds):
+                initial_folder(Path(study.start), name, seed)
     open_study(study, folder)
     for seed in range(study.seeds):
         for name in order(study.variants):
@@ -231,18 +235,24 @@ def network_of(study: Study, folder: Path, name: str, seed: int, manner: Manner)
 
 
 def run_config(study: Study, folder: Path, name: str, seed: int, manner: Manner) -> TrainingConfig:
-    """The settings of a variant's run: from fresh weights, or from those of the study that this one goes on from.
-
-    Raises:
-        ValueError: a network that is not there to go on from.
-    """
+    """The settings of a variant's run: from fresh weights, or from those of the study that this one goes on from."""
     if study.start is None:
         ends = tuned_ends(study, folder, manner) if name == "trip-w-tuned" else None
         return variant_config(study.base, name, seed, ends)
-    initial = Path(study.start) / "runs" / f"{name}-{seed}" / "final"
-    if not initial.is_dir():
-        raise ValueError(f"{initial} is not there to go on from; finish that study, or leave out {name}")
-    return replace(study.base, initial=str(initial), unet={}, fusion={}, warm_start_text=False, seed=seed)
+    initial = str(initial_folder(Path(study.start), name, seed))
+    return replace(study.base, initial=initial, unet={}, fusion={}, warm_start_text=False, seed=seed)
+
+
+def initial_folder(start: Path, name: str, seed: int) -> Path:
+    """The network of another study.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    folder = start / "runs" / f"{name}-{seed}" / "final"
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not there to go on from; finish that study, or leave out {name}")
+    return folder
 
 
 def train_variant(config: TrainingConfig, folder: Path, manner: Manner) -> None:

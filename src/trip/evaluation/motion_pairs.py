@@ -35,7 +35,13 @@ def whole_photo(photo: Photo, size: int) -> Image:
 
 
 def plan(kinds: Sequence[str], photos: Sequence[Photo], count: int) -> list[tuple[str, Photo, str]]:
-    """(kind, photo, speed) of `count` pairs: moves in turn, every photograph with every move, speeds spread."""
+    """(kind, photo, speed) of `count` pairs: moves in turn, every photograph with every move, speeds spread.
+
+    Raises:
+        ValueError: `count` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"count (={count}) must be at least 1; ask for more pairs")
     rows = []
     for number in range(count):
         round_, kind = divmod(number, len(kinds))
