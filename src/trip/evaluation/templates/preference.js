@@ -5,7 +5,7 @@ const HOLD = 0.5; // seconds that the last frame stays before a clip repeats
 const find = (id) => document.getElementById(id);
 const fields = [...document.querySelectorAll("fieldset")];
 
-let state = null; // what is stored: rater, started, finished, votes by pair
+let state = null; // what is stored: rater, started, finished, kept, votes by pair
 let order = []; // this rater's order of the pairs
 let place = 0; // index in order
 let question = 0; // that the keys answer
@@ -40,6 +40,9 @@ function orderOf(rater) {
 
 // ---------------------------------------------------------------------------------------------------------- storage
 
+// Kept twice: in the browser's storage, for another day and other raters, and in the tab's history entry, which survives
+// a reload where storage is switched off or, as Chromium's does on a busy machine, shows what was last written to disk.
+
 const lastKey = `trip-preference:${study.page}`;
 const storageKey = (rater) => `${lastKey}:${rater}`;
 
@@ -47,18 +50,26 @@ function stored(key) {
   try {
     return localStorage.getItem(key);
   } catch {
-    return null; // storage is switched off: the study works, but does not survive the page
+    return null; // storage is switched off
   }
 }
 
 function keep() {
+  state.kept = Date.now();
+  history.replaceState({ [lastKey]: state }, "");
   try {
     localStorage.setItem(storageKey(state.rater), JSON.stringify(state));
     localStorage.setItem(lastKey, state.rater);
   } catch { /* as above */ }
 }
 
-const restored = (rater) => JSON.parse(stored(storageKey(rater)) ?? "null");
+const ofTab = () => history.state?.[lastKey];
+
+function restored(rater) {
+  const copies = [JSON.parse(stored(storageKey(rater)) ?? "null"), ofTab()].filter((copy) => copy?.rater === rater);
+  return copies.sort((one, other) => other.kept - one.kept)[0] ?? null;
+}
+
 const complete = (vote) => vote !== undefined && study.questions.every((name) => name in vote.answers);
 const answered = (of) => study.pairs.filter((pair) => complete(of.votes[pair.pair])).length;
 
@@ -262,6 +273,6 @@ find("review").addEventListener("click", () => show(order.length - 1, fields.len
 find("save").addEventListener("click", save);
 
 find("count").textContent = study.pairs.length;
-find("rater").value = stored(lastKey) ?? "";
+find("rater").value = ofTab()?.rater ?? stored(lastKey) ?? "";
 greet();
 requestAnimationFrame((time) => player.tick(time));
