@@ -308,8 +308,7 @@ def table(results: dict[str, Any]) -> str:
     ]
     lines.append("|---|" + "---:|" * 9)
     for name, row in results["presets"].items():
-        timing, fvd = row.get("seconds"), row.get("fvd")
-        agreement = row["agreement"]
+        timing, agreement = row.get("seconds"), row["agreement"]
         low, high = agreement["points_interval"]
         cells = [
             f"{row['evaluations']}",
@@ -320,7 +319,7 @@ def table(results: dict[str, Any]) -> str:
             f"{agreement['rate']:.1%}",
             "" if name == "quality" else f"{agreement['points_to_quality']:+.1f} ({low:+.1f} to {high:+.1f})",
             with_interval(row.get("consistency"), 2),
-            f"{fvd['value']:.0f}" if fvd else "",
+            with_interval(row.get("fvd"), 0),
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
