@@ -55,7 +55,7 @@ VARIANTS = {
     "optimal": Variant(title="variance-optimal", fusion={"kind": "optimal", **TIME}),
     "tnf": Variant(title="TRIP (TNF from scratch)", fusion={**TNF, "base": "none", **TIME}),
     "tnf-optimal": Variant(title="TNF on variance-optimal", fusion={**TNF, "base": "optimal", **TIME}),
-    "tnf-optimal-c": Variant(title="the same, channels", fusion={**TNF, "base": "optimal", **CHANNEL}),
+    "tnf-optimal-c": Variant(title="TNF on variance-optimal, channels", fusion={**TNF, "base": "optimal", **CHANNEL}),
     "text-to-video": Variant(title="text-to-video, blind", fusion={"kind": "optimal", "shortcut": False, **BLIND}),
     "static": Variant(title="static copy", trained_as=None),
     "prior": Variant(title="prior alone", fusion={"kind": "optimal", **TIME}, trained_as=None),
