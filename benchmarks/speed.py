@@ -47,6 +47,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.motion import circumstances
 from benchmarks.pages import write_json
+from trip.apps.loading import compile_layers
 from trip.data.video import write_video
 from trip.denoiser import TripDenoiser
 from trip.models import bundled_model_path
@@ -120,6 +121,7 @@ class Settings:
         repeats: alternating runs that the medians are of.
         steps: denoising steps of the loop.
         against: also measure diffusers' network and loop, or nothing else.
+        compile: our network's layers, as `trip animate --compile` does; diffusers' stays as it is used.
         loop: measure the loop too, not only one forward.
         stages: measure the stages of the bundled model.
         profile: say where a forward's time goes, on CPUs.
@@ -134,6 +136,7 @@ class Settings:
     repeats: Annotated[int, arg(metavar="N")] = 5
     steps: Annotated[int, arg(metavar="N")] = 2
     against: Literal["diffusers", "nothing"] = "diffusers"
+    compile: bool = False
     loop: bool = True
     stages: bool = True
     profile: bool = True
@@ -268,6 +271,8 @@ def measure(settings: Settings) -> dict[str, Any]:
     size, device, dtype = SIZES[settings.size], torch.device(settings.device), getattr(torch, settings.dtype)
     stock = stock_network(size, dtype, device)
     networks: dict[str, Any] = {"trip": our_network(stock, size), "diffusers": stock}
+    if settings.compile:
+        compile_layers(networks["trip"])
     if settings.against == "nothing":
         del networks["diffusers"], stock
     inputs = draw_inputs(size, dtype, device)
