@@ -149,6 +149,19 @@ def test_what_another_process_does_is_left_to_it(study: Study, tmp_path: Path) -
     assert missing(study, folder) == ["tnf-0"]
 
 
+def test_a_variant_that_means_something_else_now_is_refused(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a call that left it out; variants that are not in the study may change."""
+    module.open_study(study, tmp_path / "study")
+    module.open_study(replace(study, variants=("optimal",)), tmp_path / "study")
+    monkeypatch.setitem(VARIANTS, "trip-c", replace(VARIANTS["trip-c"], fusion={"kind": "optimal"}))
+    module.open_study(study, tmp_path / "study")
+    monkeypatch.setitem(VARIANTS, "tnf", replace(VARIANTS["tnf"], fusion={**VARIANTS["tnf"].fusion, "dim": 64}))
+    with pytest.raises(ValueError, match=r"another study \(fusions.tnf.dim: 16 there, 64 wanted\); choose"):
+        module.open_study(study, tmp_path / "study")
+
+
 def test_another_study_is_refused_and_more_seeds_are_not(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

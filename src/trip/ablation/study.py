@@ -1,6 +1,6 @@
 """A study on disk: a grid of variants and seeds, each trained, scored, and its run thrown away.
 
-    STUDY/study.json              the settings; a folder of another study is refused
+    STUDY/study.json              the settings and the variants' fusions; a folder of another study is refused
     STUDY/tuning.json             how the ends of `trip-w-tuned` were chosen
     STUDY/runs/VARIANT-SEED/      runs under way, see `trip.training`; of finished ones the log and the pipeline
     STUDY/scores/VARIANT-SEED.npz what each network is worth
@@ -130,24 +130,31 @@ def open_study(study: Study, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / "study.json", plain(study)
     found = json.loads(path.read_text()) if path.is_file() else wanted
+    fusions = found.get("fusions", {})  # of all variants so far; absent from studies of older versions
+    found["fusions"] = {name: fusions.get(name, fusion) for name, fusion in wanted["fusions"].items()}
     grows = ("variants", "seeds")
     different = [k for k in wanted if k not in grows and found.get(k) != wanted[k]]
     if different:
         changes = "; ".join(difference(k, found.get(k), wanted[k]) for k in different)
         raise ValueError(f"{folder} holds another study ({changes}); choose another folder")
+    wanted["fusions"] = fusions | wanted["fusions"]
     replace_file(path, lambda file: file.write_text(json.dumps(wanted, indent=2) + "\n"))
 
 
 def plain(study: Study) -> dict[str, Any]:
-    """The settings as JSON has them."""
-    return json.loads(json.dumps(asdict(study)))
+    """The settings as JSON has them, and what every trained variant means in this version."""
+    names = trained(study.variants) if study.start is None else []
+    fusions = {name: VARIANTS[name].fusion for name in names}
+    if "trip-w-tuned" in fusions:
+        fusions["trip-w-tuned"] = {**fusions["trip-w-tuned"], "ends": LINEAR_ENDS}
+    return json.loads(json.dumps({**asdict(study), "fusions": fusions}))
 
 
 def difference(name: str, there: Any, wanted: Any) -> str:
-    """One differing setting, of `base` the settings within."""
+    """One differing setting; of a group, the settings within."""
     if isinstance(there, dict) and isinstance(wanted, dict):
-        keys = [key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key)]
-        return ", ".join(f"{name}.{key}: {there.get(key)!r} there, {wanted.get(key)!r} wanted" for key in sorted(keys))
+        keys = sorted(key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key))
+        return ", ".join(difference(f"{name}.{key}", there.get(key), wanted.get(key)) for key in keys)
     return f"{name}: {there!r} there, {wanted!r} wanted"
 
 

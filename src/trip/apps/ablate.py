@@ -70,6 +70,7 @@ def read_study(folder: Path) -> Study:
         raise ValueError(f"{folder} holds no study; start one with --data and --held-out")
     values = json.loads(path.read_text())
     base = TrainingConfig(**{**values.pop("base"), "trackers": ()})
+    values.pop("fusions", None)  # what variants meant, which open_study compares
     return Study(base=base, **{**values, "variants": tuple(values["variants"])})
 
 
