@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
+from diffusers import AutoencoderKL
 from torch.testing import assert_close
 from tyro.conf import FlagCreatePairsOff
 
@@ -73,6 +74,22 @@ def test_synthetic_motion_has_splits(options, tmp_path):
         cache(dataclasses.replace(drawn, output=tmp_path / "heldout"))
     with pytest.raises(ValueError, match=r"split \(='test'\) is not one of \('train', 'heldout'\)"):
         cache(dataclasses.replace(drawn, split="test", output=tmp_path / "test"))
+
+
+def test_another_autoencoder_takes_the_place_of_the_models(options, model, tmp_path):
+    drawn = dataclasses.replace(options, source="procedural", count=2)
+    cache(drawn)
+    cache(dataclasses.replace(drawn, vae=model / "vae", output=tmp_path / "same"))
+    found = [LatentClips(folder)[0][0] for folder in (options.output, tmp_path / "same")]
+    assert torch.equal(*found)
+    vae = AutoencoderKL.from_pretrained(model / "vae")
+    with torch.no_grad():
+        vae.quant_conv.weight.mul_(-1)
+    vae.save_pretrained(tmp_path / "vae")
+    with pytest.raises(ValueError, match=r"vae_sha256: '.*' there, '.*' wanted"):
+        cache(dataclasses.replace(drawn, vae=tmp_path / "vae"))
+    with pytest.raises(ValueError, match=r"unet holds no autoencoder \(ResidualUNet3D\); choose AutoencoderKL or"):
+        cache(dataclasses.replace(drawn, vae=model / "unet"))
 
 
 @pytest.mark.parametrize("name", ["batch_size", "shard_size", "variants"])

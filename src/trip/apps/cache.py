@@ -1,6 +1,7 @@
 """`trip data cache`: encode a data set once, for training."""
 
 import os
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from trip.apps.animate import progress
 from trip.apps.cache_options import DataCache
 from trip.apps.data import read
 from trip.apps.errors import quiet_models, say
-from trip.apps.loading import choose_device, load_pipeline
+from trip.apps.loading import choose_device, load_pipeline, load_vae
 from trip.data.clip_sources import ClipSource, ExampleClips, SyntheticClips
 from trip.data.decoding import Decoding
 from trip.data.examples import Example
@@ -38,9 +39,10 @@ def cache(options: DataCache) -> int:
     device = choose_device(options.device)
     with progress(options, f"loading {options.model}", total=1) as bar:
         pipeline = load_pipeline(options.model, device=torch.device("cpu"), dtype=torch.float32)
+        vae = pipeline.vae if options.vae is None else load_vae(options.vae)
         bar.update()
     clips = open_clips(options, examples, decoding(options, pipeline))
-    found = fill(options, clips, pipeline, device)
+    found = fill(options, clips, pipeline, vae, device)
     faults = ", ".join(f"{count} {reason}" for reason, count in found.faults.items())
     say(f"{found.clips} clips, {found.encoded} of them new; left out: {faults or 'none'}")
     print(options.output)
@@ -71,8 +73,8 @@ def open_clips(options: DataCache, examples: list[Example], how: Decoding) -> Cl
     return SyntheticClips(drawn_motion(options.source, *settings, length=options.count, **split))
 
 
-def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, device: torch.device) -> CacheReport:
-    """Encode with the parts of a pipeline; captions of synthetic motion are drawn while training."""
+def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, vae: Any, device: torch.device) -> CacheReport:
+    """Encode with an autoencoder and a pipeline's text encoder; synthetic captions are drawn while training."""
     text = options.text and not isinstance(clips, SyntheticClips)
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if options.workers is None else options.workers
     if text:
@@ -80,7 +82,7 @@ def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, device: 
     with progress(options, "encoding", total=len(clips)) as bar:
         return fill_cache(
             clips,
-            pipeline.vae,
+            vae,
             options.output,
             text=CaptionEncoder.of(pipeline) if text else None,
             dtype=getattr(torch, options.dtype),

@@ -31,6 +31,8 @@ class DataCache(Reading):
     """Folder or hub id of the pipeline whose autoencoder and text encoder are used."""
     output: Annotated[Path, arg(metavar="DIR")]
     """Folder of the cache."""
+    vae: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of an autoencoder in place of the model's."""
     num_frames: int = 16
     """Frames of a sample."""
     size: Integer = None

@@ -6,7 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
 from trip import noise_fusion, sampler
@@ -160,6 +160,16 @@ def load_fusion(folder: Path) -> NoiseFusion:
         raise ValueError(f"{folder} holds no fusion of trip ({config.get('_class_name')}); check the path")
     check_weights(folder, folder)
     return kind.from_pretrained(folder)
+
+
+def load_vae(folder: Path) -> AutoencoderKL | AutoencoderTiny:
+    """A saved autoencoder, float32."""
+    config = read_json(folder / "config.json", folder)
+    kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
+    if config.get("_class_name") not in kinds:
+        raise ValueError(f"{folder} holds no autoencoder ({config.get('_class_name')}); choose {' or '.join(kinds)}")
+    check_weights(folder, folder)
+    return kinds[config["_class_name"]].from_pretrained(folder, torch_dtype=torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------- schedulers

@@ -152,9 +152,7 @@ class LatentClips(torch.utils.data.Dataset):
                 )
             shapes |= {(c, f, h, w)} if clips else set()
         if not shapes:
-            raise ValueError(
-                f"{self.folder} holds no latent shards; make them with trip data cache or python -m trip.training.cache"
-            )
+            raise ValueError(f"{self.folder} holds no latent shards; make them with trip data cache")
         if len(shapes) > 1:
             raise ValueError(f"{self.folder} mixes latents c f h w of {sorted(shapes)}; fill a new cache")
         return shapes.pop()

@@ -1,4 +1,4 @@
-"""Encode clips once, for training: `fill_cache` for any source, `python -m trip.training.cache` for synthetic motion.
+"""Encode clips once, for training.
 
 A run that is killed goes on at the first missing shard, and encodes nothing that a whole shard holds. Worker processes
 render and encode; one process, which holds the cache's lock, writes. Clip i depends on the source alone, never on
@@ -18,17 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
-from diffusers import AutoencoderKL
 from filelock import FileLock, Timeout
 from torch import Tensor
-from tqdm import tqdm
 
-from trip.data.clip_sources import ClipSource, SyntheticClips
+from trip.data.clip_sources import ClipSource
 from trip.data.decoding import FAULTS as REASONS
 from trip.data.decoding import ClipFault
 from trip.data.latents import FAULTS, LatentClips, open_cache, replace_file, shard_paths, write_empty_text, write_shard
-from trip.data.synthetic import SyntheticMotion
 from trip.data.workers import Lost, guarded_map
 from trip.training.encoders import CaptionEncoder, LatentEncoder
 
@@ -318,54 +314,3 @@ def report(output: Path, encoded: int, faults: list[dict]) -> CacheReport:
         first = f"{faults[0]['key']}: {faults[0]['message']}"
         raise ValueError(f"none of the {len(faults)} clips can be used (the first: {first}); see {output / FAULTS}")
     return CacheReport(clips=len(LatentClips(output)), encoded=encoded, faults=counts)
-
-
-# ------------------------------------------------------------------------------------------------ synthetic
-
-
-def cache_synthetic(
-    photos: Path,
-    vae: Path,
-    output: Path,
-    clips: int = 24576,
-    shard_size: int = 512,
-    size: int = 64,
-    num_frames: int = 16,
-    seed: int = 0,
-    workers: int = 0,
-    split: str = "train",
-) -> None:
-    """Render synthetic clips and encode them once.
-
-    Encoded in bfloat16, twice as fast on a CPU that has it; the error (0.5 % of the latents) is far below the
-    autoencoder's.
-
-    Args:
-        photos: folder prepared by trip.data.photographs.
-        vae: folder of an AutoencoderKL.
-        output: the cache.
-        clips: how many in all, made up to whole shards; a cache can be filled further with more.
-        shard_size: clips a shard.
-        size: pixels.
-        num_frames: frames a clip.
-        seed: of the set.
-        workers: processes; 0 encodes in this one.
-        split: "heldout" renders the photographs that training leaves out.
-    """
-    whole = -(-clips // shard_size) * shard_size
-    motion = SyntheticMotion(photos, size=size, num_frames=num_frames, seed=seed, length=whole, split=split)
-    with tqdm(total=whole, unit="clip") as bar:
-        found = fill_cache(
-            SyntheticClips(motion),
-            AutoencoderKL.from_pretrained(vae),
-            output,
-            precision=torch.bfloat16,
-            shard_size=shard_size,
-            workers=workers,
-            on_clips=bar.update,
-        )
-    print(f"{output} holds {found.clips} clips, {found.encoded} of them new")
-
-
-if __name__ == "__main__":
-    tyro.cli(cache_synthetic)
