@@ -1,10 +1,12 @@
 """`benchmarks.presets`: the interval of a paired difference, leaving the network out, and the table."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.pages import with_tables
 from benchmarks.preset_variants import CachingPreset, SkippingPreset, keeping_deep_features
 from benchmarks.presets import (
     Settings,
@@ -22,6 +24,7 @@ from trip.evaluation.motion import Pair
 from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SamplingPreset
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 
@@ -117,3 +120,11 @@ def test_a_small_run_measures_every_preset(pipe, tmp_path, monkeypatch, capsys):
         assert rows[name]["psnr"]["n"] == 2 and rows[name]["ssim"]["value"] <= 1 and "consistency" not in rows[name]
         assert rows[name]["evaluations"] == 2 * PRESETS[name].steps and rows[name]["seconds"]["times_faster"] > 0
     assert len(table(results).splitlines()) == 2 + len(PRESETS)
+
+
+def test_the_page_shows_the_json():
+    files = {"presets": "presets.json", "variants": "preset-variants.json"}
+    made = {name: table(json.loads((ROOT / "docs/results" / file).read_text())) for name, file in files.items()}
+    page = (ROOT / "docs/performance-presets.md").read_text()
+    assert page.count("<!-- table: ") == len(made)
+    assert with_tables(page, made) == page

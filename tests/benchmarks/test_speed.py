@@ -128,6 +128,17 @@ def test_the_command_measures_writes_and_checks(tmp_path, monkeypatch, capsys):
     assert "times as fast" in speed.table(results)
 
 
+def test_compiled_layers_are_ours_and_are_not_looked_into(tmp_path, monkeypatch):
+    """By dynamo alone, without a compiler behind it; a profile of compiled layers would raise."""
+    monkeypatch.setitem(speed.SIZES, "mini", TINY)
+    monkeypatch.setattr(
+        speed, "compile_layers", lambda unet: unet.compile_repeated_blocks(backend="eager", fullgraph=True)
+    )
+    found = speed.measure(speed.Settings(json=tmp_path / "s.json", compile=True, repeats=1, loop=False, stages=False))
+    assert found["settings"]["compile"] and set(found["results"]["forward"]["profile"]) == {"diffusers"}
+    assert found["results"]["forward"]["largest_difference"] < 1e-4
+
+
 def test_a_check_needs_its_file(tmp_path):
     settings = speed.Settings(json=tmp_path / "a.json", check=tmp_path / "none.json")
     with pytest.raises(ValueError, match=r"there is no .*none\.json to check against; make it with --json first"):

@@ -56,11 +56,13 @@ function stored(key) {
 
 function keep() {
   state.kept = Date.now();
-  history.replaceState({ [lastKey]: state }, "");
   try {
     localStorage.setItem(storageKey(state.rater), JSON.stringify(state));
     localStorage.setItem(lastKey, state.rater);
   } catch { /* as above */ }
+  try {
+    history.replaceState({ [lastKey]: state }, "");
+  } catch { /* Safari takes 100 in half a minute */ }
 }
 
 const ofTab = () => history.state?.[lastKey];
