@@ -1,0 +1,204 @@
+"""Writing to disk: a result is there whole or not at all, and one folder has one writer.
+
+Everything is written inside a private folder beside its target (`.trip-RANDOM`, mode 700), flushed to the disk and
+renamed into place. So a crash or a full disk leaves what was there before, nobody can plant a link where a file is
+about to be written, and a link that stands in the target's place is replaced and not followed. The private folder
+is locked as long as its process lives; what a killed process left is told by its lock being free, and swept by the
+next one that writes there.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+PREFIX = ".trip-"
+"""Names of the private folders start with this."""
+
+_swept: set[Path] = set()
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file for writing that takes its name once the block ends without an error.
+
+    Args:
+        path: the file; its folder is made if need be. A device or a pipe is written as it is.
+        mode: "w" for text in UTF-8, "wb" for bytes.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`.
+    """
+    path, encoding = Path(path), None if "b" in mode else "utf-8"
+    if _is_special(path):
+        with path.open(mode, encoding=encoding) as file:
+            yield file
+        return
+    with atomic_path(path) as temporary, temporary.open(mode, encoding=encoding) as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path of the same file name to write a file or a folder at, which takes its place once the block ends.
+
+    A folder replaces a folder of that name whole. Nothing written is not an error: then nothing is replaced.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _private_folder(path.parent) as private:
+            temporary = private / path.name
+            yield temporary
+            if os.path.lexists(temporary):
+                _flush(temporary)
+                _publish(temporary, path, private)
+    except OSError as error:
+        if error.filename is not None and PREFIX in os.fspath(error.filename):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text in UTF-8, atomically."""
+    with atomic(path, "wb") as file:
+        file.write(text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes the escape JSON has for it
+
+
+def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> None:
+    """Write a value as JSON in UTF-8, atomically."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether the path is a device or a pipe; /dev/stdout is one too where it leads to a file."""
+    if Path("/dev") in Path(os.path.abspath(path)).parents:
+        return True
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
+
+
+def _publish(temporary: Path, target: Path, private: Path) -> None:
+    """Rename into place; a folder cannot be replaced in one step, so the earlier one steps aside first."""
+    earlier = private / f"{target.name}.earlier"
+    aside = temporary.is_dir() and target.is_dir() and not target.is_symlink()
+    if aside:
+        os.replace(target, earlier)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        if aside:
+            os.replace(earlier, target)
+        raise
+    _sync(target.parent)
+
+
+def _flush(path: Path) -> None:
+    """Wait for the disk, so that a late write error is an error and a rename never precedes its data."""
+    if path.is_symlink():
+        return
+    for inner in path.iterdir() if path.is_dir() else ():
+        _flush(inner)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+# ----------------------------------------------------------------------------------- private folders and sweeping
+
+
+@contextmanager
+def _private_folder(parent: Path) -> Iterator[Path]:
+    """A locked folder with a name nobody can guess, removed at the end."""
+    if parent not in _swept:
+        sweep(parent)
+        _swept.add(parent)
+    private = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    lock = _lock(private)
+    try:
+        yield private
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Remove the private folders that killed processes left in a folder; those of living ones stay."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name.startswith(PREFIX)]
+    except OSError:
+        return
+    for name in names:
+        private = Path(folder) / name
+        lock = _lock(private)
+        if lock is not None:
+            shutil.rmtree(private, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """An open descriptor that holds the folder's lock until it is closed; None if it is not to be had."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def lock_folder(folder: str | os.PathLike[str], use: str = "written") -> Iterator[None]:
+    """Be the one process that writes into a folder, which is made if need be.
+
+    The lock belongs to the open folder, not to a file in it: it ends with the process, however that ends.
+
+    Args:
+        use: what another process is doing to it, for the message.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder} is being {use} by another process; wait for it, stop it, or choose another folder"
+            ) from None
+        except OSError:  # a file system without locks: nothing better is to be had
+            pass
+        yield
+    finally:
+        os.close(descriptor)
