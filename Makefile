@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= out
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := src tests benchmarks examples
+SOURCES := src lab tests benchmarks examples
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo test test-all lint format clean

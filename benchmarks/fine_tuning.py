@@ -67,7 +67,7 @@ class Settings:
     after: tuple[str, ...]
     """Models that came of it, as FOLDER or NAME=FOLDER."""
     photos: Path | None = None
-    """Folder of `python -m trip.data.photographs`: ask for camera moves on its training pictures."""
+    """Folder of `python -m lab.photographs`: ask for camera moves on its training pictures."""
     camera_count: int = 16
     """Camera prompts, eight moves in turn, with the wordings of the training."""
     fps: float = 8.0

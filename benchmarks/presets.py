@@ -69,7 +69,7 @@ class Settings:
     variants: bool = False
     """Measure other ways to save evaluations, in place of all presets."""
     photos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Training photographs (`python -m trip.data.photographs DIR`), asked with training wordings, in place of the
+    """Training photographs (`python -m lab.photographs DIR`), asked with training wordings, in place of the
     held-out set: what presets may be chosen by."""
     count: int = 200
     """Pairs of a picture and a camera move."""

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite. Shapes and types of every call into `trip` are checked under pytest only."""
+"""Fixtures of the whole suite. Shapes and types of every call into `trip` and `lab` are checked under pytest only."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("trip", "typecheck.typecheck")  # must precede the first import of trip
+install_import_hook(["trip", "lab"], "typecheck.typecheck")  # must precede the first import of either
 
 hypothesis.settings.register_profile("trip", deadline=None, derandomize=True, database=None, max_examples=40)
 hypothesis.settings.load_profile("trip")

@@ -1,6 +1,6 @@
 """Rebuild the committed held-out set and the example photographs from a prepared folder.
 
-Usage: python benchmarks/heldout/build.py PHOTOS_DIR   (a folder made by `python -m trip.data.photographs`)
+Usage: python -m benchmarks.heldout.build PHOTOS_DIR   (a folder made by `python -m lab.photographs`)
 """
 
 import argparse
@@ -8,9 +8,8 @@ import json
 import shutil
 from pathlib import Path
 
+from lab.photographs import attribution, object_recipe, photograph_recipe
 from PIL import Image, ImageOps
-
-from trip.data.photographs import attribution, object_recipe, photograph_recipe
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples" / "photos"

@@ -232,7 +232,7 @@ def test_splits_use_their_own_pictures(tmp_path: Path) -> None:
 
 
 def test_bad_folders_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"trip\.data\.photographs"):
+    with pytest.raises(ValueError, match=r"lab\.photographs"):
         SyntheticMotion(tmp_path)
     with pytest.raises(ValueError, match="split"):
         SyntheticMotion(tmp_path, split="test")

@@ -26,7 +26,7 @@ class DataCache(Reading):
 
     source: Annotated[str, arg(name="data", metavar="SOURCE")]
     """Folder, metadata table, WebVid CSV, MSR-VTT JSON, .tar shard, or a pattern or URL of shards; or synthetic motion:
-    "procedural", or a folder that `python -m trip.data.photographs` prepared."""
+    "procedural", or a folder that `python -m lab.photographs` of the repository prepared."""
     model: Annotated[str, arg(metavar="MODEL")]
     """Folder or hub id of the pipeline whose autoencoder and text encoder are used."""
     output: Annotated[Path, arg(metavar="DIR")]

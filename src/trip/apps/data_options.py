@@ -102,7 +102,7 @@ class DataSynth(Verbosity):
     seed: int = 0
     """Same seed, same clips."""
     photos: Folder = None
-    """Folder prepared by `python -m trip.data.photographs` (default: drawn pictures)."""
+    """Folder prepared by `python -m lab.photographs` of the repository (default: drawn pictures)."""
     size: int = 64
     """Width and height in pixels, even."""
     num_frames: int = 16

@@ -2,7 +2,7 @@
 
 Everything about a clip follows from the first frame and the caption as far as possible: motion is linear in
 time, its amount is bound to the caption's adverb (`AMOUNTS`, in widths of the picture), and a clip played
-backwards is a clip of the opposite kind. The pictures come from the folder that `trip.data.photographs`
+backwards is a clip of the opposite kind. The pictures come from a folder like the one that `lab.photographs`
 prepares.
 
 Directions (y points down): "pan_left" moves the content right, "tilt_up" moves it down, "zoom_in" enlarges
@@ -131,7 +131,9 @@ class SceneBank:
         check_split(split)
         index = Path(folder) / "index.jsonl"
         if not index.is_file():
-            raise ValueError(f"{folder} has no index.jsonl; run `python -m trip.data.photographs {folder}` first")
+            raise ValueError(
+                f"{folder} has no index.jsonl; write one, or run `python -m lab.photographs {folder}` in the repository"
+            )
         rows = [row for row in map(json.loads, index.read_text(encoding="utf-8").splitlines()) if row["split"] == split]
         photos = tuple(_load_photo(Path(folder), row, 5 * size) for row in rows if row["kind"] == "photo")
         objects = tuple(_load_cutout(Path(folder), row) for row in rows if row["kind"] == "object")
@@ -598,7 +600,7 @@ class SyntheticMotion:
     """An endless, seeded set of synthetic clips: item i depends on (seed, split, i) alone.
 
     Args:
-        photos: folder prepared by `trip.data.photographs`, or pictures at hand, such as
+        photos: folder prepared by `lab.photographs`, or pictures at hand, such as
             `trip.data.procedural.procedural_bank` draws.
         size: width and height in pixels.
         num_frames: length of the clips.

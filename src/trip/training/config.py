@@ -41,9 +41,9 @@ class TrainingConfig:
 
     # --- the clips
     data: str = "procedural"
-    """A latent cache (`trip data cache`), clips with captions in any layout of `trip data check`, a folder that
-    `python -m trip.data.photographs` prepared (synthetic motion drawn on the fly), or "procedural" (the same on
-    pictures that the program draws itself)."""
+    """A latent cache (`trip data cache`), clips with captions in any layout of `trip data check`, a folder with
+    index.jsonl as `python -m lab.photographs` of the repository makes (synthetic motion drawn on the fly), or
+    "procedural" (the same on pictures that the program draws itself)."""
     video_column: str | None = None
     """Column of the clips' file names, where it is not one of the usual."""
     caption_column: str | None = None

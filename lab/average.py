@@ -1,4 +1,4 @@
-"""The mean of several runs' networks, `python -m trip.training.average RUN/final RUN/final --output DIR`.
+"""The mean of several runs' networks, `python -m lab.average RUN/final RUN/final --output DIR`.
 
 Runs that went on from one another lie in one basin, and the mean of their weights often does what each does best
 (Wortsman et al. 2022). Everything else, the tables of the fusion among it, is the last folder's.

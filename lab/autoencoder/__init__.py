@@ -9,6 +9,6 @@ Network and file format are diffusers'. The parts, in the order in which data pa
 `objective`     the reconstruction loss, and the resampling of latents that it is equivariant to
 `trainer`       the training loop
 `evaluation`    PSNR beside linear PCA of equal latent size, latent statistics, cost
-`__main__`      python -m trip.training.autoencoder --photos DIR --output DIR --minutes 20
+`__main__`      python -m lab.autoencoder --photos DIR --output DIR --minutes 20
 ==============  =======================================================================================
 """

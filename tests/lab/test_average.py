@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from lab.average import average, mean_state
 from torch import nn
 
+from tiny_run import tiny_run
 from trip.pipeline import TripPipeline
-from trip.training.average import average, mean_state
-from trip.training.config import TrainingConfig
 from trip.training.run import train
 
 
-def test_the_mean_of_two_runs(config: TrainingConfig, tmp_path: Path) -> None:
+def test_the_mean_of_two_runs(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path)
     folders = (tmp_path / "0", tmp_path / "1")
     for seed, folder in enumerate(folders):
         train(replace(config, steps=1, seed=seed, export_dtype="float32"), folder, quiet=True, cpu=True)

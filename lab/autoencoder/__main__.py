@@ -1,4 +1,4 @@
-"""Train an autoencoder, export it, evaluate it: `python -m trip.training.autoencoder`."""
+"""Train an autoencoder, export it, evaluate it: `python -m lab.autoencoder`."""
 
 import json
 import os
@@ -12,11 +12,11 @@ import torch
 import tyro
 from diffusers import AutoencoderKL
 
-from trip.training.autoencoder.config import AutoencoderTraining
-from trip.training.autoencoder.crops import center_crop, read_index, read_rgb, read_rgba, render_pool
-from trip.training.autoencoder.evaluation import comparison, encode_seconds, evaluate
-from trip.training.autoencoder.network import save_autoencoder
-from trip.training.autoencoder.trainer import Trainer
+from lab.autoencoder.config import AutoencoderTraining
+from lab.autoencoder.crops import center_crop, read_index, read_rgb, read_rgba, render_pool
+from lab.autoencoder.evaluation import comparison, encode_seconds, evaluate
+from lab.autoencoder.network import save_autoencoder
+from lab.autoencoder.trainer import Trainer
 
 
 def prepare_pool(config: AutoencoderTraining, index: dict[str, list[Path]]) -> np.ndarray:
@@ -89,4 +89,4 @@ def main(config: AutoencoderTraining) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AutoencoderTraining, prog="python -m trip.training.autoencoder"))
+    main(tyro.cli(AutoencoderTraining, prog="python -m lab.autoencoder"))

@@ -7,9 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-from trip.data.photographs import (
+from lab.photographs import (
     PACKAGES,
     Package,
     attribution,
@@ -20,7 +18,8 @@ from trip.data.photographs import (
     read_members,
     shrink,
 )
-from trip.data.qt_resources import FOLDER, ZLIB, read_bundle
+from lab.qt_resources import FOLDER, ZLIB, read_bundle
+from PIL import Image
 
 FREE = ("public domain", "CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0")
 

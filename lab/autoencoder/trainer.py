@@ -13,16 +13,16 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from trip.training.autoencoder.config import AutoencoderTraining
-from trip.training.autoencoder.crops import to_pixels
-from trip.training.autoencoder.network import (
+from lab.autoencoder.config import AutoencoderTraining
+from lab.autoencoder.crops import to_pixels
+from lab.autoencoder.network import (
     build_autoencoder,
     decode,
     fold_normalization,
     load_widened,
     posterior_mean,
 )
-from trip.training.autoencoder.objective import reconstruction_loss, resample_affine
+from lab.autoencoder.objective import reconstruction_loss, resample_affine
 from trip.training.optimizers import MatrixMuon
 
 

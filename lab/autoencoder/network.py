@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
-from trip.training.autoencoder.config import AutoencoderTraining
-from trip.training.autoencoder.crops import PIXELS
+from lab.autoencoder.config import AutoencoderTraining
+from lab.autoencoder.crops import PIXELS
 
 MINIMUM_LOG_VARIANCE = -30.0  # diffusers clamps here: `sample()` and `mode()` then agree to 1e-6
 

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
-from trip.training.autoencoder.crops import PIXELS, to_pixels
-from trip.training.autoencoder.network import decode, posterior_mean
+from lab.autoencoder.crops import PIXELS, to_pixels
+from lab.autoencoder.network import decode, posterior_mean
 
 
 def psnr(output: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:

@@ -8,13 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-
-from trip.training.autoencoder.__main__ import main
-from trip.training.autoencoder.config import AutoencoderTraining
-from trip.training.autoencoder.crops import center_crop, read_index, render_pool
-from trip.training.autoencoder.evaluation import pca_reconstruct, psnr
-from trip.training.autoencoder.network import (
+from lab.autoencoder.__main__ import main
+from lab.autoencoder.config import AutoencoderTraining
+from lab.autoencoder.crops import center_crop, read_index, render_pool
+from lab.autoencoder.evaluation import pca_reconstruct, psnr
+from lab.autoencoder.network import (
     build_autoencoder,
     decode,
     fold_normalization,
@@ -22,8 +20,9 @@ from trip.training.autoencoder.network import (
     posterior_mean,
     save_autoencoder,
 )
-from trip.training.autoencoder.objective import resample_affine
-from trip.training.autoencoder.trainer import Trainer
+from lab.autoencoder.objective import resample_affine
+from lab.autoencoder.trainer import Trainer
+from safetensors.torch import load_file
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ licence, author, source, split) and `objects.csv` every emoji glyph that serves 
 public-domain, CC0, CC-BY, OFL and Apache material is listed; the licences are those of the packages' own
 credits.
 
-Run `python -m trip.data.photographs FOLDER` to fetch the packages with `apt-get download` (any Debian or
+Run `python -m lab.photographs FOLDER` to fetch the packages with `apt-get download` (any Debian or
 Ubuntu machine whose archive carries them, no root needed) or add `--packages DIR` for a folder with the
 `.deb` files. The result::
 
@@ -30,7 +30,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from trip.data.qt_resources import read_bundle
+from lab.qt_resources import read_bundle
 
 RECIPE = Path(__file__).parent
 SHORT_SIDE = 640
@@ -249,7 +249,7 @@ def prepare(out: str | Path, packages: str | Path | None = None) -> Path:
 
 
 def main() -> None:
-    """Command line of `python -m trip.data.photographs`."""
+    """Command line of `python -m lab.photographs`."""
     parser = argparse.ArgumentParser(description="Prepare the licensed photographs and objects for synthetic motion.")
     parser.add_argument("out", type=Path, help="folder to fill")
     parser.add_argument("--packages", type=Path, help="folder with the .deb files (default: apt-get download)")
