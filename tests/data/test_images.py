@@ -1,3 +1,5 @@
+import os
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -8,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from trip.data.images import MAX_PIXELS, fit_image, load_image, output_size
+import trip.data.images as images
+from trip.data.images import JPEG_FACTOR, MAX_PIXELS, fit_image, load_image, output_size, to_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -43,10 +46,8 @@ def test_formats(tmp_path, suffix):
     assert image.getpixel((8, 8)) == pytest.approx(RED, abs=4)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation, suffix):
-    # The inverse of what the tag asks for is stored, so that the upright picture is the known one.
+def turned(path: Path, orientation: int) -> Path:
+    """Write `quadrants` so that the EXIF tag has to bring it upright."""
     stored = {
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
@@ -59,13 +60,22 @@ def test_exif_orientation(tmp_path, orientation, suffix):
     }[orientation](np.asarray(quadrants()))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / f"o{suffix}"
-    options = {".jpg": {"quality": 100, "subsampling": 0}, ".webp": {"lossless": True}}.get(suffix, {})
+    options = {".jpg": {"quality": 100, "subsampling": 0}, ".webp": {"lossless": True}}.get(path.suffix, {})
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, **options)
-    image = load_image(path)
-    assert image.size == (64, 48)
-    corners = [image.getpixel(at) for at in ((4, 4), (59, 4), (4, 43), (59, 43))]
-    np.testing.assert_allclose(corners, [RED, GREEN, BLUE, WHITE], atol=4)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright_whoever_opens_them(tmp_path, orientation, suffix):
+    """By name, by Pillow before it decodes, after it did, and as a copy, which has lost its file."""
+    path = turned(tmp_path / f"o{suffix}", orientation)
+    with Image.open(path) as lazy, Image.open(path) as decoded:
+        decoded.load()
+        for upright in (load_image(path), to_rgb(lazy), to_rgb(decoded), to_rgb(decoded.copy())):
+            assert upright.mode == "RGB" and upright.size == (64, 48)
+            corners = [upright.getpixel(at) for at in ((4, 4), (59, 4), (4, 43), (59, 43))]
+            np.testing.assert_allclose(corners, [RED, GREEN, BLUE, WHITE], atol=9 if suffix == ".avif" else 4)
 
 
 def test_damaged_exif_does_not_matter(tmp_path):
@@ -93,10 +103,112 @@ def test_palette_with_transparency(tmp_path):
         assert loaded.getpixel((4, 4)) == WHITE and loaded.getpixel((59, 4)) == GREEN
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P"])
-def test_grey_and_palette_modes(tmp_path, mode):
-    Image.new("L", (20, 20), 255).convert(mode).save(tmp_path / "g.png")
-    assert load_image(tmp_path / "g.png").getpixel((3, 3)) == WHITE
+GREY = (128, 128, 128)
+ORANGE = (255, 128, 0)
+HALF_RED = (255, 127, 127)
+
+
+def made(mode: str, colour, **info) -> Image.Image:
+    """A flat picture as a program makes it."""
+    image = Image.new(mode, (20, 20), colour)
+    image.info.update(info)
+    return image
+
+
+def with_palette(mode: str, palette: list[int], index: object, **info) -> Image.Image:
+    image = made("P", 0, **info)
+    image.putpalette(palette, mode)
+    image.paste(index, (0, 0, 20, 20))
+    return image
+
+
+def palette_and_mask(alpha: int) -> Image.Image:
+    image = with_palette("RGB", [0, 0, 0, *RED], 1).convert("PA")
+    image.putalpha(alpha)
+    return image
+
+
+def lab(colour) -> Image.Image:
+    spaces = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.profileToProfile(Image.new("RGB", (20, 20), colour), *spaces, outputMode="LAB")
+    assert converted is not None
+    return converted
+
+
+MODES = {
+    "1": (made("1", 1), WHITE),
+    "L": (made("L", 128), GREY),
+    "P": (with_palette("RGB", [0, 0, 0, *ORANGE], 1), ORANGE),
+    "RGB": (made("RGB", ORANGE), ORANGE),
+    "RGBX": (made("RGBX", (*ORANGE, 0)), ORANGE),
+    "CMYK": (made("CMYK", (0, 127, 255, 0)), ORANGE),
+    "YCbCr": (made("RGB", ORANGE).convert("YCbCr"), ORANGE),
+    "HSV": (made("RGB", ORANGE).convert("HSV"), ORANGE),
+    "LAB": (lab((200, 120, 60)), (200, 120, 60)),
+    "F": (made("F", 128 / 255), GREY),
+    "I": (made("I", 128 * 257), GREY),
+    **{f"I;16{order}": (made(f"I;16{order}", 128 * 257), GREY) for order in ("", "L", "B", "N")},
+    "RGBA": (made("RGBA", (255, 0, 0, 128)), HALF_RED),
+    "RGBA hidden": (made("RGBA", (9, 9, 9, 0)), WHITE),
+    "RGBa": (made("RGBA", (255, 0, 0, 128)).convert("RGBa"), HALF_RED),
+    "LA": (made("LA", (0, 128)), (127, 127, 127)),
+    "La": (made("LA", (0, 128)).convert("La"), (127, 127, 127)),
+    "PA": (palette_and_mask(128), HALF_RED),
+    "P with a transparent index": (with_palette("RGB", [0, 0, 0, *RED], 1, transparency=1), WHITE),
+    "P with a table of alphas": (with_palette("RGB", [0, 0, 0, *RED], 1, transparency=bytes([0, 128])), HALF_RED),
+    "P with an RGBA palette": (with_palette("RGBA", [0, 0, 0, 0, *RED, 128], 1), HALF_RED),
+    "L with a transparent level": (made("L", 7, transparency=7), WHITE),
+    "1 with a transparent level": (made("1", 0, transparency=0), WHITE),
+    "I;16 with a transparent level": (made("I;16", 700, transparency=700), WHITE),
+    "I;16 with another level": (made("I;16", 128 * 257, transparency=700), GREY),
+    "RGB with a transparent colour": (made("RGB", (9, 8, 7), transparency=(9, 8, 7)), WHITE),
+    "RGB with one of 16 bit": (made("RGB", (9, 8, 7), transparency=(9 * 257, 8 * 257, 7 * 257)), WHITE),
+}
+
+
+@pytest.mark.parametrize("banded", [False, True])
+@pytest.mark.parametrize("name", MODES)
+def test_every_mode_is_what_it_shows(name, banded, monkeypatch):
+    image, colour = MODES[name]
+    before = image.copy()
+    if banded:
+        monkeypatch.setattr(images, "BAND", 60)
+    np.testing.assert_allclose(np.asarray(to_rgb(image)).reshape(-1, 3), [colour] * 400, atol=2)
+    assert (image.mode, image.tobytes(), image.info) == (before.mode, before.tobytes(), before.info)
+
+
+def test_a_picture_given_in_python_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"^image holds float values 0 to 300, which must lie in 0 to 1; save it"):
+        to_rgb(Image.fromarray(np.linspace(0, 300, 400, dtype=np.float32).reshape(20, 20)))
+    quadrants(256, 256).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1000])
+    with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(ValueError, match=r"^image is damaged or incomplete"):
+        to_rgb(image)
+
+
+def test_the_current_frame_of_an_animation_given_in_python_is_taken(tmp_path):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, GREEN)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.gif") as image:
+        image.seek(1)
+        assert to_rgb(image).getpixel((9, 9)) == GREEN
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_heic(tmp_path, turn):
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    heif.from_pillow(quadrants()).save(tmp_path / "h.heic", quality=95, exif=exif.tobytes())
+    corner = load_image(tmp_path / "h.heic").getpixel((4, 4))
+    assert corner == pytest.approx(RED if turn == 1 else BLUE, abs=12)
+
+
+def test_heic_without_its_decoder_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (tmp_path / "h.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert "pip install 'trip-i2v[heif]'" in error_of(tmp_path / "h.heic")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
@@ -222,6 +334,24 @@ def test_size_limits(tmp_path):
     assert load_image(tmp_path / "flat.png", min_side=8).size == (400, 15)
     assert "100 pixels" not in error_of(tmp_path / "flat.png", max_pixels=100)
     assert "400x15" in error_of(tmp_path / "flat.png", max_pixels=100)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.png"))
+        for name in ("pipe.png", "zero.png", "socket.png"):
+            error_of(tmp_path / name)
+
+
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(tmp_path):
+    quadrants(128, 96).save(tmp_path / "b.jpg", quality=95)
+    quadrants(128, 96).save(tmp_path / "p.jpg", quality=95, progressive=True)
+    image = load_image(tmp_path / "b.jpg", max_pixels=64 * 48)
+    assert image.size == (64, 48) and image.getpixel((4, 4)) == pytest.approx(RED, abs=4)
+    assert "128x96" in error_of(tmp_path / "p.jpg", max_pixels=64 * 48)
+    assert "128x96" in error_of(tmp_path / "b.jpg", max_pixels=128 * 96 // JPEG_FACTOR - 1)
 
 
 @pytest.mark.parametrize("side", [13_000, 20_000])

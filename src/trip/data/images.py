@@ -3,34 +3,51 @@
 ``load_image`` reads, ``output_size`` chooses the size of the clip, ``fit_image`` brings the picture to it.
 """
 
+import importlib.util
 import io
 import math
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
+from trip.data.text import open_regular
+
 MIN_SIDE = 16
 """Shortest side accepted, pixels: two latents of an f8 autoencoder."""
 
-MAX_PIXELS = 150_000_000
-"""Most pixels accepted (12,247 squared); checked in the header, before anything is decoded."""
+MAX_PIXELS = 50_000_000
+"""Most pixels accepted (7,071 squared); checked in the header, before anything is decoded."""
+
+JPEG_FACTOR = 4
+"""So many times as many pixels may a JPEG have that can be reduced while it is decoded."""
+
+BAND = 1 << 22
+"""Pixels converted at a time."""
+
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 FORMATS = (
     *("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000"),
     *("MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"),
 )
-"""Pillow's names of the formats tried. HEIF works once a plug-in has registered it; EPS, which would start
-another program, is left out on purpose."""
+"""Pillow's names of the formats tried. HEIF comes with the extra `heif`; EPS, which would start another program, is
+left out on purpose."""
 
 Size = tuple[int, int]
 """(width, height) in pixels, as Pillow has it."""
 
-# EXIF tag 0x0112 -> what brings the picture upright.
-_UPRIGHT = {
+Colour = tuple[int, int, int]
+WHITE = (255, 255, 255)
+
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,62 +56,72 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""EXIF tag 0x0112 -> what brings the picture upright."""
 
 
 def load_image(
     path: str | os.PathLike[str],
     *,
-    background: tuple[int, int, int] = (255, 255, 255),
+    background: Colour = WHITE,
     min_side: int = MIN_SIDE,
     max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
 ) -> Image.Image:
-    """Read a still picture as upright 8 bit RGB.
+    """Read a still picture as upright 8 bit RGB, see `to_rgb`; of an animated file the first frame.
 
-    EXIF orientation is applied, an embedded colour profile converted to sRGB, transparency laid over
-    `background` (white), 16 bit scaled (not clipped) to 8, CMYK converted (Adobe's inverted kind too); of an
-    animated file the first frame is taken.
+    A JPEG of more than `MAX_PIXELS` is read at half, a quarter or an eighth of its size, which takes a fraction of
+    the memory: `max_pixels` is multiplied by `JPEG_FACTOR` for it, unless it is a progressive one.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PPM, TGA or ICO, told by content.
+        path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC (with pillow-heif), JPEG 2000, PPM, TGA or ICO, told by
+            content.
         background: 8 bit RGB colour behind transparent pixels.
         min_side: shortest side accepted, pixels.
         max_pixels: most pixels accepted.
+        formats: Pillow's names of the formats accepted.
 
     Raises:
-        ValueError: missing, a folder, empty, not a picture, damaged, too small or too large.
+        ValueError: missing, no regular file, empty, not a picture, damaged, too small or too large.
     """
     path = Path(path)
     _check_file(path)
-    with warnings.catch_warnings():
-        # Odd EXIF, bomb and metadata warnings: what matters of them is checked here and said in one line.
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path, formats=_known_formats()) as image:
-                _check_size(image.size, min_side, max_pixels)
-                image.load()
-                return to_rgb(image, background)
-        except Image.DecompressionBombError as error:
-            pixels = re.search(r"\d{7,}", str(error))
-            value = f"{int(pixels[0]):,} pixels" if pixels else "more pixels than Pillow accepts"
-            raise ValueError(f"{path} {_too_large(value, max_pixels)}") from None
-        except UnidentifiedImageError:
-            raise ValueError(
-                f"{path} is not a picture of a known format (JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, ...); "
-                "convert it, for example to PNG"
-            ) from None
-        except PermissionError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
-        except _Refused as error:
-            raise ValueError(f"{path} {error}") from None
-        except (MemoryError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{path} is damaged or incomplete ({reason}); copy or export the picture again") from None
+    try:
+        with (
+            open_regular(path) as file,
+            _described(str(path)),
+            Image.open(file, formats=_known(formats)) as image,
+        ):
+            _check_size(image.size, min_side, max_pixels * (JPEG_FACTOR if _is_reducible(image) else 1))
+            if image.width * image.height > max_pixels:
+                image.draft(image.mode, _reduced(image.size, max_pixels))
+            return _upright(image, background)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} {_unknown(path)}") from None
 
 
 class _Refused(ValueError):
     """What is wrong with the picture, to follow its name; as opposed to a decoder's complaint."""
+
+
+@contextmanager
+def _described(name: str) -> Iterator[None]:
+    """Say whatever decoders raise in one line that starts with the picture's name."""
+    with warnings.catch_warnings():
+        # Odd EXIF, bomb and metadata warnings: what matters of them is checked here and said in one line.
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except Image.DecompressionBombError as error:
+            pixels = re.search(r"\d{7,}", str(error))
+            value = f"{int(pixels[0]):,} pixels" if pixels else "more pixels than Pillow accepts"
+            raise ValueError(f"{name} {_too_large(value, MAX_PIXELS)}") from None
+        except _Refused as error:
+            raise ValueError(f"{name} {error}") from None
+        except (UnidentifiedImageError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{name} is damaged or incomplete ({reason}); copy or export the picture again") from None
 
 
 def _check_file(path: Path) -> None:
@@ -119,33 +146,99 @@ def _too_large(value: str, max_pixels: int) -> str:
     return f"has {value}, more than the limit of {max_pixels:,} (about {side}x{side}); scale it down first"
 
 
-def _known_formats() -> list[str]:
+def _is_reducible(image: Image.Image) -> bool:
+    """Whether the decoder can skip detail; a progressive JPEG is held whole before it can."""
+    return image.format in ("JPEG", "MPO") and "progressive" not in image.info
+
+
+def _reduced(size: Size, max_pixels: int) -> Size:
+    factor = next(factor for factor in (2, 4, 8) if math.prod(size) <= max_pixels * factor**2)
+    return size[0] // factor, size[1] // factor
+
+
+def _known(formats: tuple[str, ...]) -> list[str]:
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    if "HEIF" in formats and "HEIF" not in Image.OPEN and importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    return [name for name in formats if name in Image.OPEN]
+
+
+def _unknown(path: Path) -> str:
+    with open_regular(path) as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and "HEIF" not in Image.OPEN:
+        return "is a HEIC picture, which needs pillow-heif; pip install 'trip-i2v[heif]', or export it as JPEG"
+    known = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, ..."
+    return f"is not a picture of a known format ({known}); convert it, for example to PNG"
 
 
 # --------------------------------------------------------------------------------------------- pixel formats
 
 
-def to_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """Convert a Pillow picture of any mode to upright 8 bit sRGB; see `load_image`."""
-    orientation = _orientation(image)
-    profile = image.info.get("icc_profile")
+def to_rgb(image: Image.Image, background: Colour = WHITE, name: str = "image") -> Image.Image:
+    """Convert a Pillow picture of any mode to upright 8 bit sRGB: the one place that decides what a picture is.
+
+    EXIF orientation is applied, an embedded colour profile converted to sRGB, transparency of any kind laid over
+    `background`, 16 bit scaled (not clipped) to 8, floats taken as 0 to 1, CMYK converted (Adobe's inverted kind
+    too). The picture that was passed stays as it is; of an animated one its current frame is taken.
+
+    Raises:
+        ValueError: damaged, too large, or of values outside its range; the line starts with `name`.
+    """
+    with _described(name):
+        if getattr(image, "fp", None) is not None:  # not decoded yet
+            _check_size(image.size, 1, MAX_PIXELS * (JPEG_FACTOR if _is_reducible(image) else 1))
+        return _upright(image, background)
+
+
+def _upright(image: Image.Image, background: Colour) -> Image.Image:
+    image.load()  # before its tags are read: some decoders turn the picture themselves, and say so then
+    turn = UPRIGHT.get(_orientation(image))
+    convert = partial(_convert, background=background, levels=_levels(image), inverted_ink=_is_plain_jpeg(image))
+    width, height = image.size
+    rows = max(BAND // width, 1)
+    if rows >= height:
+        upright = convert(image)
+    else:  # a large picture in bands: no step takes memory for all of it
+        upright = Image.new("RGB", image.size)
+        for top in range(0, height, rows):
+            upright.paste(convert(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return upright.transpose(turn) if turn is not None else upright
+
+
+def _convert(image: Image.Image, *, background: Colour, levels: "_Levels", inverted_ink: bool) -> Image.Image:
+    profile, transparent = image.info.get("icc_profile"), image.info.get("transparency")
+    mask = None
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit(image)
-    elif image.mode == "CMYK":
-        image = _ink(image)
+        if isinstance(transparent, int):
+            mask = Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8))
+        image = levels.eight_bit(image)
+    elif image.mode == "CMYK" and inverted_ink:
+        image = ImageChops.invert(image)
+    elif image.mode == "RGB" and isinstance(transparent, tuple):
+        image, mask = image.copy(), _of_colour(image, transparent)
+        del image.info["transparency"]
+    elif image.mode == "La":  # premultiplied grey, which Pillow converts in one direction only
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        coloured = _to_srgb(image.convert("RGB"), profile)
-        coloured.putalpha(image.getchannel("A"))
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), coloured)
-    elif image.mode not in ("RGB", "CMYK", "L"):
-        image = _to_srgb(image.convert("RGB"), profile)
-    else:
-        image = _to_srgb(image, profile)
-    image = image.convert("RGB")
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image.copy()
+        mask = image.getchannel("A")
+    if image.mode not in ("RGB", "CMYK", "L"):
+        image = image.convert("RGB")
+    coloured = _to_srgb(image, profile).convert("RGB")
+    return coloured if mask is None else lay_on(coloured, mask, background)
+
+
+def lay_on(image: Image.Image, mask: Image.Image, background: Colour = WHITE) -> Image.Image:
+    """RGB over a colour; `mask` (L) is 255 where the picture covers it."""
+    return Image.composite(image, Image.new("RGB", image.size, background), mask)
+
+
+def _of_colour(image: Image.Image, transparent: tuple[int, ...]) -> Image.Image:
+    """Mask of an RGB picture with one transparent colour, which a 16 bit file gives in 16 bit."""
+    colour = np.array(transparent[:3])
+    colour = colour >> 8 if colour.max() > 255 else colour
+    return Image.fromarray(np.where((np.asarray(image) == colour).all(-1), 0, 255).astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -155,45 +248,48 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16 bit integers (I;16, I) and floats in [0, 1] (F) to 8 bit grey, rounding."""
-    pixels = np.asarray(image)
-    if image.mode == "F":
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+@dataclass(frozen=True)
+class _Levels:
+    """What the numbers of a picture of more than 8 bit mean: `highest` is white, or black if `inverted`."""
+
+    highest: int
+    inverted: bool
+
+    def eight_bit(self, image: Image.Image) -> Image.Image:
+        """Scale integers (I;16, I) and floats in [0, 1] (F) to 8 bit grey, rounding."""
+        pixels, highest = np.asarray(image), 1 if image.mode == "F" else self.highest
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= highest):
+            kind = "float" if image.mode == "F" else "integer"
             raise _Refused(
-                f"holds float values {pixels.min():g} to {pixels.max():g}, which must lie in 0 to 1; "
+                f"holds {kind} values {pixels.min():g} to {pixels.max():g}, which must lie in 0 to {highest}; "
                 "save it as 8 or 16 bit"
             )
-        return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
-    tags = getattr(image, "tag_v2", {})
+        grey = np.rint(pixels.astype(np.float32) * (255 / highest)).astype(np.uint8)
+        return Image.fromarray(255 - grey if self.inverted else grey)
+
+
+def _levels(image: Image.Image) -> _Levels:
+    tags = getattr(image, "tag_v2", {})  # of TIFF: 10, 12 or 14 bit in 16, and white may be 0
     bits = tags.get(258, (16,))
-    highest = (1 << (bits[0] if isinstance(bits, tuple) else bits)) - 1 if image.mode != "I" else 65535
-    if pixels.min() < 0 or pixels.max() > highest:
-        raise _Refused(
-            f"holds integer values {pixels.min()} to {pixels.max()}, which must lie in 0 to {highest}; "
-            "save it as 8 or 16 bit"
-        )
-    grey = np.rint(pixels.astype(np.float32) * (255 / highest)).astype(np.uint8)
-    white_is_zero = tags.get(262) == 0
-    return Image.fromarray(255 - grey if white_is_zero else grey)
+    bits = bits[0] if isinstance(bits, tuple) else bits
+    return _Levels((1 << bits) - 1 if image.mode != "I" and 8 < bits <= 16 else 65535, tags.get(262) == 0)
 
 
-def _ink(image: Image.Image) -> Image.Image:
-    """Undo Pillow's inversion of JPEG CMYK where there is no Adobe marker: only Adobe inverts the inks."""
-    plain = image.format == "JPEG" and "adobe" not in image.info
-    return ImageChops.invert(image) if plain else image
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    """Whether Pillow's inversion of JPEG CMYK has to be undone: only Adobe, which leaves a marker, inverts inks."""
+    return image.format == "JPEG" and "adobe" not in image.info
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert from the embedded profile (Display P3, Adobe RGB, inks, ...); one that fails is ignored."""
-    if not profile or image.mode not in ("RGB", "CMYK", "L"):
+    """Convert RGB, CMYK or L from the embedded profile (Display P3, inks, ...); one that fails is ignored."""
+    if not profile:
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "srgb" in ImageCms.getProfileDescription(source).lower():
             return image
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image
     return converted if converted is not None else image
 
