@@ -257,7 +257,7 @@ def read_votes(file: Path, key: Mapping[str, Any]) -> dict[str, Any]:
         pages = f"{printable(ballot['page'], 40)}, not {printable(key['page'], 40)}"
         raise ValueError(f"{file} holds votes on another page ({pages}); give its own key")
     if not ballot["rater"].strip():
-        raise ValueError(f"{file} names no rater; write a name or a code as its \"rater\"")
+        raise ValueError(f'{file} names no rater; write a name or a code as its "rater"')
     seen: set[str] = set()
     for vote in ballot["votes"]:
         if fault := fault_of(vote, key, seen):
