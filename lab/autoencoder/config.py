@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from trip.fields import Checked
+
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderTraining:
+class AutoencoderTraining(Checked):
     """Everything one training run depends on; saved as `training.json` beside the weights.
 
     photos: folder with an `index.jsonl` (see `read_index`) or with bare images.

@@ -34,6 +34,7 @@ from trip.ablation.scores import (
 from trip.ablation.variants import LADDER, LINEAR_ENDS, VARIANTS, base_config, check_names, trained, variant_config
 from trip.data.latents import replace_file
 from trip.evaluation.features.base import FeatureNetwork
+from trip.fields import Checked
 from trip.noise_fusion import TrainingFreeNoiseFusion
 from trip.noise_prior import sample_from_prediction
 from trip.pipeline import TripPipeline
@@ -49,7 +50,7 @@ TUNING_SEED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(Checked):
     """What is compared, on what, at which budget.
 
     Attributes:

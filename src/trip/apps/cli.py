@@ -174,8 +174,17 @@ def group_type(commands: dict[str, type], chosen: list[str]) -> Any:
 def unboxed(text: str) -> str:
     """The parser's framed message in one line."""
     text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│]", " ", text.partition("\n")[2])  # the first line is a title
-    text = re.sub(r"\s*─{2,}\s*", "; ", text)
+    text = re.sub(r"\s*(─{2,}|-{9,})\s*", "; ", text)  # a terminal without these signs gets hyphens
     text = re.sub(r"Argument helptext:.*?(?=For full)", "", " ".join(text.split()))
+    text = re.sub(r"Error parsing __tyro-dummy-inner__\S*: *", "", text)  # what a dataclass said itself, all of it
+    text = re.sub(
+        r"Error parsing (--\S+): invalid literal for int\(\) with base 10: ('.*?');",
+        r"\1 (=\2) must be a whole number;",
+        text,
+    )
+    text = re.sub(
+        r"Error parsing (--\S+): could not convert string to float: ('.*?');", r"\1 (=\2) must be a number;", text
+    )
     text = re.sub(r"no type matching \S+\|(\w+) could .*? from \['(.*?)'\].*?;", r"\2 is no \1;", text)
     text = re.sub(r"For full helptext, (run|see):?", "see", text)
     return re.sub(r"[;\s]*;[;\s]*", "; ", text).strip("; ")

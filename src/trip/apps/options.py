@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from trip.fields import Checked
 from trip.models import BUNDLED_MODEL
 from trip.presets import PRESETS
 from trip.training.config import TrainingConfig
@@ -45,7 +46,7 @@ PresetName = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verbosity:
+class Verbosity(Checked):
     """Flags that every command takes."""
 
     quiet: bool = False

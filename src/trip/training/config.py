@@ -4,12 +4,14 @@ Defaults are plain ones; presets (`trip.training.presets`) are named runs whose 
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Suppress
+
+from trip.fields import Checked, check_names, check_value, read_fields
+from trip.files import write_json
 
 Objective = Literal["epsilon", "residual", "sample"]
 Trainable = Literal["all", "temporal", "fusion", "lora"]
@@ -18,7 +20,7 @@ Arguments = Annotated[dict[str, Any], Suppress]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Checked):
     """A run: what is trained, on which clips and objective, for how long."""
 
     # --- the model
@@ -116,6 +118,8 @@ class TrainingConfig:
     """Of weights, batches and noise."""
 
     # --- what is kept and shown
+    log_every: int = 1
+    """Updates between lines of the log; between them no loss is gathered or fetched from the device."""
     checkpoint_every: int = 500
     """Updates between checkpoints."""
     keep_checkpoints: int = 2
@@ -129,7 +133,8 @@ class TrainingConfig:
     largest_bad_run: int = 5
     """Updates in a row with a loss that is not finite, after which the run stops."""
     trackers: tuple[str, ...] = ("tensorboard",)
-    """Of accelerate: tensorboard, wandb, trackio, mlflow, ...; those not installed are left out."""
+    """Of accelerate: tensorboard, wandb, trackio, mlflow, ...; tensorboard is left out where it is not installed, any
+    other must be."""
     guidance_scale: float = 3.0
     """Text guidance of validation clips, and the default of the exported pipeline."""
     export_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -140,23 +145,20 @@ class TrainingConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path | str) -> "TrainingConfig":
-        """Read what `save` wrote; an unknown key is an error that names it."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: no such file, not JSON, an unknown name, or a value that no run can have; names the file.
+        """
+        values = read_fields(cls, path)
         try:
-            values: dict[str, Any] = json.loads(Path(path).read_text())
-        except FileNotFoundError:
-            raise ValueError(f"there is no config {path}; check the path") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON ({error}); correct it") from None
-        unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"{path} has unknown settings {unknown}; remove or correct them")
-        if "trackers" in values:
-            values["trackers"] = tuple(values["trackers"])
-        return cls(**values)
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def differences(self, other: "TrainingConfig") -> list[str]:
         """Settings in which `other` differs, as "name: here -> there"."""
@@ -165,21 +167,22 @@ class TrainingConfig:
 
 
 POSITIVE = (
-    "lora_rank", "num_frames", "sigma_clips", "size", "fps", "steps", "batch_size", "accumulation", "warmup_steps",
-    "grad_clip", "checkpoint_every", "largest_bad_run", "timestep_power",
+    "lora_rank", "sigma_clips", "size", "fps", "steps", "batch_size", "accumulation", "warmup_steps", "grad_clip",
+    "checkpoint_every", "largest_bad_run", "timestep_power", "min_snr_gamma", "validation_steps", "log_every",
 )  # fmt: skip
 FRACTIONS = ("caption_dropout", "image_dropout", "decay", "final_lr", "ema_decay")
 COUNTS = (
     "text_noise", "workers", "unet_lr", "fusion_lr", "weight_decay", "keep_checkpoints", "validation_every",
-    "validation_clips",
+    "validation_clips", "guidance_scale", "seed",
 )  # fmt: skip
+LARGEST_SEED = 2**32
 
 
 def check(config: TrainingConfig) -> None:
     """Raise ValueError for a setting that no run can have."""
     values = vars(config)
     for name in POSITIVE:
-        if not values[name] > 0:
+        if values[name] is not None and not values[name] > 0:
             raise ValueError(f"{name} (={values[name]}) must be above 0; raise it")
     for name in FRACTIONS:
         if not 0 <= values[name] <= 1:
@@ -187,6 +190,11 @@ def check(config: TrainingConfig) -> None:
     for name in COUNTS:
         if not values[name] >= 0:
             raise ValueError(f"{name} (={values[name]}) must not be negative; correct it")
+    if config.seed >= LARGEST_SEED:
+        raise ValueError(f"seed (={config.seed}) must be below {LARGEST_SEED}; choose a smaller one")
+    if config.num_frames < 2:
+        raise ValueError(f"num_frames (={config.num_frames}) must be above 1: motion needs a second frame; raise it")
+    check_shares(config.shares)
     if config.mixed_precision == "fp16" and config.optimizer == "muon":
         raise ValueError(
             "mixed_precision (='fp16') scales the loss for one optimizer, and optimizer (='muon') is several; choose "
@@ -195,4 +203,26 @@ def check(config: TrainingConfig) -> None:
     if config.batch_size % config.accumulation:
         raise ValueError(
             f"batch_size (={config.batch_size}) must be a multiple of accumulation (={config.accumulation}); change one"
+        )
+
+
+def check_shares(shares: dict[str, Any]) -> None:
+    """Raise ValueError for a share of no kind of motion, or that is no share."""
+    if not shares:
+        return
+    from trip.data.captions import KINDS
+
+    check_names(shares, KINDS, "shares")
+    for name, share in shares.items():
+        check_value(f"shares.{name}", share, float)
+        if not 0 <= share <= 1:
+            raise ValueError(f"shares.{name} (={share}) must lie in 0 to 1; correct it")
+
+
+def check_processes(config: TrainingConfig, processes: int) -> None:
+    """Raise ValueError for a batch that processes and passes cannot share evenly."""
+    if config.batch_size % (processes * config.accumulation):
+        raise ValueError(
+            f"batch_size (={config.batch_size}) must be a multiple of processes times accumulation (={processes} x "
+            f"{config.accumulation}), so that all have as many clips; change one"
         )

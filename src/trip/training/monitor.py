@@ -23,7 +23,7 @@ from trip.training.export import averaged_pipeline
 from trip.training.trainer import Run
 
 WINDOW = 50
-"""Steps that the bar averages over."""
+"""Records that the bar averages over."""
 
 
 class Monitor:
@@ -40,6 +40,7 @@ class Monitor:
         self.run, self.source, self.config, self.folder = run, source, config, folder
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         self.recent: deque[dict] = deque(maxlen=WINDOW)
+        self.notes: list[str] = []
         self.bar = tqdm(
             total=config.steps, initial=run.step, disable=quiet or not self.main, unit="step", dynamic_ncols=True
         )
@@ -61,7 +62,6 @@ class Monitor:
         """Log a record, move the bar, and make filmstrips when they are due."""
         for note in record["notes"]:
             self.bar.write(f"trip: {note}", file=sys.stderr)  # of every process: each has its own clips
-        self.recent.append(record)
         if self.main:
             self.write(record)
         every = self.config.validation_every
@@ -70,12 +70,16 @@ class Monitor:
 
     def write(self, record: dict) -> None:
         """Log, trackers and bar, of the first process."""
-        notes = record.pop("notes")
+        self.bar.update()
+        self.notes += record.pop("notes")
+        if "loss" not in record:
+            return
+        self.recent.append(record)
+        notes, self.notes = self.notes, []
         self.log.write(json.dumps(record | ({"notes": notes} if notes else {})) + "\n")
         self.log.flush()
         self.accelerator.log({k: v for k, v in numbers(record).items() if k != "step"}, step=record["step"])
         self.bar.set_postfix(summary(self.recent, self.config), refresh=False)
-        self.bar.update()
 
     def say(self, message: str) -> None:
         """A line above the bar, from the first process."""

@@ -15,12 +15,13 @@ clips that the run trains on.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel, UNet3DConditionModel
 from torch import Tensor, nn
 
+from trip.fields import check_arguments, check_value
 from trip.layers.inflation import fit
 from trip.models import BUNDLED_MODEL, bundled_model_path
 from trip.noise_fusion import LinearNoiseFusion, NoiseFusion, OptimalNoiseFusion, TemporalNoiseFusion
@@ -106,6 +107,7 @@ def build_pipeline(config: TrainingConfig, measure: Callable[[TripPipeline], Ten
     Raises:
         ValueError: parts that do not fit each other, or a setting that no fusion has.
     """
+    check_parts(config)
     start = load_start(config)
     parts = dict(start.components)
     own = parts["fusion"] if not config.fusion else None
@@ -123,12 +125,19 @@ def build_pipeline(config: TrainingConfig, measure: Callable[[TripPipeline], Ten
     return pipeline
 
 
+def check_parts(config: TrainingConfig) -> None:
+    """Raise ValueError for arguments that the networks do not take, before anything is loaded."""
+    arguments = dict(config.fusion)
+    kind = arguments.pop("kind", "tnf")
+    check_value("fusion.kind", kind, Literal[tuple(FUSIONS)])  # pyright: ignore[reportInvalidTypeForm]
+    check_arguments(FUSIONS[kind], arguments, "fusion")
+    check_arguments(ResidualUNet3D, config.unet, "unet")
+
+
 def new_fusion(config: TrainingConfig, sigma: Tensor | None = None) -> NoiseFusion:
     """A fresh fusion of `config.fusion`; its tables are `sigma`, or defaults."""
     arguments = dict(config.fusion)
     kind = arguments.pop("kind", "tnf")
-    if kind not in FUSIONS:
-        raise ValueError(f"fusion kind (={kind!r}) is unknown; choose one of {', '.join(FUSIONS)}")
     table: dict[str, Any] = {}
     if sigma is not None:
         table = {"num_frames": len(sigma)} if kind == "linear" else {"sigma": sigma.tolist()}

@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType, KwargsHandler
 
 from trip.training.batches import open_source
 from trip.training.checkpoint import checkpoints
-from trip.training.config import TrainingConfig
+from trip.training.config import TrainingConfig, check_processes
 from trip.training.export import export
 from trip.training.loaders import lost_workers
 from trip.training.monitor import Monitor
@@ -100,6 +100,7 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
         project_dir=folder / "trackers",
         kwargs_handlers=handlers,
     )
+    check_processes(config, accelerator.num_processes)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         set_up_zero(accelerator.deepspeed_plugin, config, accelerator.num_processes)
     if accelerator.is_fsdp2:

@@ -31,7 +31,7 @@ from trip.training.objective import draw_timesteps, measure_sigma, trip_loss
 from trip.training.optimizers import make_optimizers
 from trip.training.parts import build_pipeline, choose_trainable, trained
 from trip.training.schedule import noise_levels
-from trip.training.sharding import whole
+from trip.training.sharding import local, whole
 from trip.training.text_adapter import warm_start
 from trip.training.zero import WholeMoments
 
@@ -168,7 +168,7 @@ def plain(optimizers: list[Any]) -> list[Any]:
 
 
 def training_loop(run: Run, source: Source, config: TrainingConfig, accelerator: Accelerator) -> Iterator[dict]:
-    """Train from the run's step to the last; yields one record a step.
+    """Train from the run's step to the last; yields one record a step, with losses where it is logged.
 
     Raises:
         ValueError: losses that were not finite several times in a row.
@@ -199,7 +199,10 @@ def training_loop(run: Run, source: Source, config: TrainingConfig, accelerator:
 
 
 def train_step(run: Run, batch: Batch, config: TrainingConfig, accelerator: Accelerator) -> dict:
-    """One update of weights and averages, left out where the loss is not finite; returns what it was."""
+    """One update of weights and averages, left out where the loss is not finite; returns what it was, if it is logged.
+
+    One number is fetched from the device: whether the gradients are finite.
+    """
     factor = learning_rate(run.step, config)
     set_learning_rates(run.optimizers, run.peaks, factor)
     seed_layers(config.seed, run.step, accelerator)
@@ -214,11 +217,21 @@ def train_step(run: Run, batch: Batch, config: TrainingConfig, accelerator: Acce
     if finite:
         update_ema(run.ema, run.weights, run.step, config.ema_decay)
     run.denoiser.zero_grad(set_to_none=run.model is run.denoiser)  # DistributedDataParallel's stay in its buckets
-    everywhere: Any = accelerator.gather((losses, drawn.t))
-    losses, t = everywhere
+    logged = is_logged(run.step + 1, config)
+    t = drawn.t
+    if logged or not finite:
+        everywhere: Any = accelerator.gather((losses, t))
+        losses, t = everywhere
     count_bad(run, losses, finite, config)
+    if not logged:
+        return {}
     rates = {name: rate * factor for name, rate in (("lr", config.unet_lr), ("lr_fusion", config.fusion_lr))}
     return {"loss": losses.mean().item(), "grad_norm": norm, **rates, **split(losses, t)}
+
+
+def is_logged(step: int, config: TrainingConfig) -> bool:
+    """Whether the update that ends in `step` gets a line in the log; the last one does."""
+    return step % config.log_every == 0 or step == config.steps
 
 
 def count_bad(run: Run, losses: Tensor, finite: bool, config: TrainingConfig) -> None:
@@ -333,9 +346,11 @@ def clip_gradients(run: Run, config: TrainingConfig, accelerator: Accelerator) -
 @torch.no_grad()
 def update_ema(ema: dict[str, Tensor], weights: dict[str, nn.Parameter], step: int, decay: float) -> None:
     """ema <- d ema + (1 - d) weights, with d ramped up over the first steps."""
+    if not ema:
+        return
     decay = min(decay, (1 + step) / (10 + step))
-    for name, average in ema.items():
-        average.lerp_(weights[name].detach().float(), 1 - decay)
+    now = [local(weights[name].detach()).float() for name in ema]
+    torch._foreach_lerp_([local(average) for average in ema.values()], now, 1 - decay)
 
 
 def split(losses: Tensor, t: Tensor) -> dict[str, Any]:
