@@ -60,7 +60,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _private_folder(path.parent) as private:
+        with private_folder(path.parent) as private:
             temporary = private / path.name
             yield temporary
             if os.path.lexists(temporary):
@@ -133,7 +133,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _private_folder(parent: Path) -> Iterator[Path]:
+def private_folder(parent: Path) -> Iterator[Path]:
     """A locked folder with a name nobody can guess, removed at the end."""
     if parent not in _swept:
         sweep(parent)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_every_broken_file_is_named(clips, folder, tmp_path):
     for name, reason in broken.items():
         assert f"\n{reason} (1): {FAULTS[reason]}\n  {name}: " in text
     report.write_manifest(tmp_path / "good.jsonl")
-    again = read_examples(tmp_path / "good.jsonl")
+    again = read_examples(tmp_path / "good.jsonl", root=Path("/"))
     assert [e.key for e in again] == [e.key for e in examples if e.key not in broken]
     assert not check_examples(again[:3], DECODING, workers=0).faults
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trip.data.datasets import class_caption, read_examples, stream_examples, write_manifest
-from trip.data.examples import Example, TarMember
+from trip.data.examples import Example, TarMember, Unusable
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -33,10 +33,16 @@ def table(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def fault(example: Example) -> str | None:
+    """Why an example cannot be used."""
+    return example.video.reason if isinstance(example.video, Unusable) else None
+
+
 def listed(source, **options) -> list[tuple[str, Path, str]]:
     return [(e.key, e.video, e.caption) for e in read_examples(source, **options)]
 
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 ROWS = [{"file_name": "a/x.mp4", "text": "one, two"}, {"file_name": "b.webm", "text": " é "}]
 
 
@@ -98,14 +104,11 @@ def test_splits(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("m.jsonl", '{"file_name": "a.mp4", "text": "x"}\n{oops\n', "line 2 is not JSON"),
-        ("m.jsonl", "[1]\n", "line 1 is no object"),
-        ("m.jsonl", '{"file_name": 3, "text": "x"}\n', "row 1 has 3 as file_name"),
-        ("m.jsonl", '{"file_name": "a.mp4", "text": "x"}\n' * 2, "key 'a.mp4' twice"),
+        ("m.jsonl", "[1]\n[2]\n", "line 1 is not an object"),
         ("m.jsonl", "", "the columns are none"),
         ("m.csv", "file_name,text\na.mp4,x,y\n", "more values than columns"),
-        ("m.csv", 'file_name,text\na.mp4,"x\n', "is not a CSV"),
-        ("m.csv", b"file_name,text\na.mp4,\xff\n", "is not UTF-8"),
+        ("m.csv", 'file_name,text\na.mp4,"x\n', "line . is not CSV"),
+        ("m.csv", b"file_name,text\na.mp4,\xff\n", r"m.csv is not text in UTF-8"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, name, content, words):
@@ -152,8 +155,9 @@ def test_webvid(tmp_path, below):
     table(tmp_path / "results_2M_val.csv", rows)
     with pytest.raises(ValueError, match="has 2 lists"):
         read_examples(tmp_path)
-    with pytest.raises(ValueError, match="a clip twice"):
-        read_examples(table(tmp_path / "twice.csv", rows * 2))
+    again = read_examples(table(tmp_path / "twice.csv", rows * 2))
+    assert [e.key for e in again] == ["p1/7", "p1/8", "p1/7 (2)", "p1/8 (2)"]
+    assert [fault(e) for e in again] == [None, None, "bad_entry", "bad_entry"]
 
 
 @pytest.mark.parametrize("below", ["", "TrainValVideo", "videos/all"])
@@ -219,17 +223,15 @@ def test_shared_clips(shared):
 # ---------------------------------------------------------------------------------------------------- manifest
 
 
-@given(
-    st.lists(st.tuples(st.text(min_size=1, max_size=20), st.text(max_size=30)), max_size=5, unique_by=lambda p: p[0])
-)
+@given(st.lists(st.tuples(TEXTS.filter(bool), TEXTS), max_size=5, unique_by=lambda p: p[0]))
 def test_manifests_come_back(tmp_path_factory, pairs):
     folder = tmp_path_factory.mktemp("manifest")
     examples = [Example(key=k, video=folder / "sub" / f"{i}.mp4", caption=c) for i, (k, c) in enumerate(pairs)]
     examples += [
-        Example(key="\0tar", video=TarMember(archive="/x/y.tar", name="a.mp4", offset=512, size=9), caption="t")
+        Example(key="\x01 tar", video=TarMember(archive="/x/y.tar", name="a.mp4", offset=512, size=9), caption="t")
     ]
     write_manifest(folder / "lists" / "good.jsonl", ((e, {"motion": 1.5}) for e in examples))
-    found = read_examples(folder / "lists" / "good.jsonl")
+    found = read_examples(folder / "lists" / "good.jsonl", root=Path("/"))
     assert [(e.key, e.caption) for e in found] == [(e.key, e.caption.strip()) for e in examples]
     places = [e.video.resolve() if isinstance(e.video, Path) else Path(e.video.archive).resolve() for e in found]  # pyright: ignore
     assert places == [*(e.video for e in examples[:-1]), Path("/x/y.tar")]

@@ -94,7 +94,7 @@ def test_what_cannot_be_written(tmp_path):
     clip = some(tmp_path, 1)[0].video
     clash = [Example(key=key, video=clip, caption="") for key in ("a.b.mp4", "a_b.mp4")]
     gone = [Example(key="k", video=tmp_path / "gone.mp4", caption="")]
-    for examples, words in ((clash, "both become 'a_b'"), (gone, "cannot be read"), ([], "no examples")):
+    for examples, words in ((clash, "becomes 'a_b', as 'a.b.mp4' does"), (gone, "cannot be read"), ([], "no clips")):
         with pytest.raises(ValueError, match=words):
             list(write_shards(examples, tmp_path / words[:4]))
     with pytest.raises(ValueError, match="at least 1"):
@@ -157,7 +157,9 @@ def test_patterns_and_urls(tmp_path):
     assert len(read_examples(tmp_path / "out" / "shard-{000000..000001}.tar")) == 7
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/trip-test/a.tar", paths[1].read_bytes())
-    found = read_examples("memory://trip-test/a.tar")
+    with pytest.raises(ValueError, match="is a URL; name it yourself"):
+        read_examples("memory://trip-test/a.tar")
+    found = read_examples("memory://trip-test/a.tar", schemes=("memory",))
     assert [e.key for e in found] == ["sub/clip_4", "sub/clip_5", "sub/clip_6"]
     assert read_bytes(found[2].video) == bytes([6]) * 6001
     memory.rm("/trip-test", recursive=True)
@@ -173,9 +175,8 @@ def test_streams(tmp_path):
     for source in (f"pipe:cat '{plain}'", packed, plain, tmp_path / "out"):
         assert [(e.key, e.video, e.caption) for e in stream_examples(source)] == expected
     for source in (f"pipe:cat '{plain}'", packed):
-        with pytest.raises(ValueError, match=r"only be streamed|only plain \.tar"):
+        with pytest.raises(ValueError, match=r"only be read once.*trip data shard"):
             read_examples(source)
-    assert next(stream_examples(f"pipe:cat '{plain}'; sleep 60")).key == "sub/clip_0"  # left early: it is ended
 
 
 def test_streams_that_fail(tmp_path):
@@ -191,16 +192,13 @@ def test_tars_that_cannot_be_read(tmp_path):
     (tmp_path / "cut.tar").write_bytes(plain.read_bytes()[:20000])
     (tmp_path / "text.tar").write_text("this is no tar")
     tar(tmp_path / "none.tar", [("a.txt", b"x")])
-    tar(tmp_path / "twice.tar", [("a.mp4", b"x"), ("a.webm", b"x")])
-    tar(tmp_path / "json.tar", [("a.mp4", b"x"), ("a.json", b"{")])
     cases = {
         "cut": "no complete tar", "text": "no complete tar", "none": "no clips", "gone": "cannot be opened",
-        "twice": "two clips with the key 'a'", "json": "not JSON",
     }  # fmt: skip
     for name, words in cases.items():
         with pytest.raises(ValueError, match=words):
             read_examples(tmp_path / f"{name}.tar")
     with pytest.raises(ValueError, match="cannot be opened"):
-        read_examples("nosuch://a/b.tar")
-    with pytest.raises(ValueError, match="key 'sub/clip_0' twice"):
+        read_examples("nosuch://a/b.tar", schemes=("nosuch",))
+    with pytest.raises(ValueError, match="named twice"):
         index_shards([str(plain), str(plain)])

@@ -31,6 +31,26 @@ def test_other_encodings_are_a_fault_that_names_the_file(tmp_path, content):
             read(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_nul_characters_are_no_text(tmp_path, encoding):
+    """UTF-16 without a mark is valid UTF-8 where all characters are ASCII."""
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(("a cat\n" if encoding == "utf-16-le" else "a\0cat\n").encode(encoding))
+    for read in (read_text, lambda p: list(read_lines(p))):
+        with pytest.raises(ValueError, match=r"prompts\.txt holds NUL characters.*save it as UTF-8"):
+            read(path)
+
+
+def test_bad_rows_are_told_and_the_others_read(tmp_path):
+    told = []
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n[2]\n{oops\n' + "[" * 99999 + '\n{"a": 5}\n')
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n1,2,3\n4,5\n")
+    rows = list(read_jsonl(tmp_path / "a.jsonl", lambda *fault: told.append(fault)))
+    assert rows == [(1, {"a": 1}), (5, {"a": 5})] and [number for number, _ in told] == [2, 3, 4]
+    rows = list(read_csv(tmp_path / "a.csv", lambda *fault: told.append(fault)))
+    assert [number for number, _ in rows] == [2, 4] and told[-1][0] == 3 and "more values" in told[-1][1]
+
+
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
 def test_only_lf_and_cr_end_a_line(tmp_path, mark):
     path = tmp_path / "list.jsonl"
@@ -83,7 +103,7 @@ def test_printable_text_is_shown_as_it_is():
     assert printable("x" * 50, limit=10) == "xxxxxxx..."
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_decoding_reads_back_what_utf8_wrote(text):
     plain = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     assert decode(text.encode("utf-8"), "x") == plain

@@ -1,6 +1,8 @@
 """`trip data`: check a data set, pack it into shards, or make one."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -8,12 +10,14 @@ from tqdm import tqdm
 from trip.apps.data_options import DataCheck, DataShard, DataSynth, Reading
 from trip.apps.errors import say
 from trip.data.check import check_examples
-from trip.data.datasets import read_examples, write_manifest
+from trip.data.datasets import read_examples, shard_urls, write_manifest
 from trip.data.decoding import Decoding
 from trip.data.examples import Example
+from trip.data.places import Root, schemes_of
 from trip.data.procedural import procedural_bank
-from trip.data.shards import write_shards
+from trip.data.shards import is_shards, only_streams, unpacked, write_shards
 from trip.data.synthetic import SyntheticMotion
+from trip.data.text import printable
 from trip.data.video import write_video
 
 EXIT_FAULTY = 1
@@ -50,7 +54,7 @@ def check(options: DataCheck) -> int:
     examples = read(options)
     with tqdm(total=len(examples), desc="checking", unit="clip", disable=options.quiet or None, leave=False) as bar:
         report = check_examples(examples, decoding, workers=options.workers, on_result=bar.update)
-    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if options.json else report)
+    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
     if not report.good:
         raise ValueError(f"{options.source} has no clip that can be used; the faults are listed above")
     if options.output is not None:
@@ -60,7 +64,7 @@ def check(options: DataCheck) -> int:
 
 
 def check_output(options: DataCheck) -> None:
-    """The list of the good clips must not replace the list that is read."""
+    """The list of the good clips must not replace the list that is read, and may name what lies below it only."""
     output, source = options.output, Path(options.source)
     if output is None:
         return
@@ -68,22 +72,58 @@ def check_output(options: DataCheck) -> None:
         raise ValueError(f"--output (={output}) must end in .jsonl")
     if output.exists() and output.resolve() in (source.resolve(), (source / "metadata.jsonl").resolve()):
         raise ValueError(f"--output (={output}) is the list being checked; choose another name")
+    data = options.root or (source if source.is_dir() else source.parent)
+    if not schemes_of(options.source) and not Root(output.parent).holds(data):
+        raise ValueError(
+            f"--output (={output}) must lie in or above {data}, since a list names what lies below it; move it"
+        )
 
 
 def shard(options: DataShard) -> int:
-    """Write the shards and print their paths."""
-    examples = read(options)
-    paths = write_shards(examples, options.output, clips_per_shard=options.clips_per_shard)
-    total = -(-len(examples) // max(options.clips_per_shard, 1))
-    for path in tqdm(paths, total=total, desc="packing", unit="shard", disable=options.quiet or None, leave=False):
-        print(path)
+    """Write the shards, print their paths, and name the clips that are left out.
+
+    Raises:
+        ValueError: no readable data set, a folder of other shards, or no clip that can be packed.
+    """
+    left_out: list[str] = []
+    with readable(options) as source:
+        examples = read(options, source)
+        paths = write_shards(
+            examples,
+            options.output,
+            clips_per_shard=options.clips_per_shard,
+            on_fault=lambda example, problem: left_out.append(f"{printable(example.key)}: {printable(problem)}"),
+        )
+        total = -(-len(examples) // max(options.clips_per_shard, 1))
+        for path in tqdm(paths, total=total, desc="packing", unit="shard", disable=options.quiet or None, leave=False):
+            print(path)
+    for line in left_out:
+        say(f"left out {line}")
+    if left_out:
+        say(f"{len(examples) - len(left_out)} of {len(examples)} clips are packed")
     return 0
 
 
-def read(options: Reading) -> list[Example]:
-    """The examples that the options name."""
+@contextmanager
+def readable(options: DataShard) -> Iterator[str]:
+    """The source; what can only be streamed, unpacked for as long as it is read."""
+    source = options.source
+    if not is_shards(source) or not any(map(only_streams, urls := shard_urls(source))):
+        yield source
+        return
+    if len(urls) > 1:
+        raise ValueError(f"{source} names {len(urls)} packed tars; unpack them, or name one at a time")
+    with unpacked(urls, options.output) as plain:
+        yield plain[0]
+
+
+def read(options: Reading, source: str | None = None) -> list[Example]:
+    """The examples that the options name, whose source the user typed: of a URL, too."""
+    source = options.source if source is None else source
     return read_examples(
-        options.source,
+        source,
+        root=options.root,
+        schemes=(*options.schemes, *schemes_of(source)),
         layout=options.layout,
         video_column=options.video_column,
         caption_column=options.caption_column,

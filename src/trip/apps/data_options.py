@@ -29,6 +29,10 @@ class Reading(Verbosity):
     """Of clips with several captions: one, or an example of each."""
     split: Text = None
     """Only the rows of this split, for metadata and MSR-VTT; of synthetic motion "train" (default) or "heldout"."""
+    root: Folder = None
+    """Folder that names and links in the data must not lead out of (default: the data's own)."""
+    schemes: tuple[str, ...] = ()
+    """URLs that a list may name, such as s3 or https; without it, local files only."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ shards        WebDataset tars: a folder of them, a path, a pattern (``{000..099}
 ============  ==================================================================================================
 
 "auto" takes the first that fits, in this order (shards in a folder before classes). Reading a list looks at names,
-not at clips: what is missing or broken is found by `trip.data.check`.
+not at clips: what is missing or broken is found by `trip.data.check`. What is wrong with one row or one name makes one
+unusable example, which stands in the list with the reason; what is wrong with the whole list is an error.
 """
 
 import csv
@@ -23,25 +24,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trip.data.examples import Example, Location, TarMember, is_video, unique
+from trip.data.clip_folders import Folder, walk
+from trip.data.examples import Example, Location, TarMember, Unusable, is_video, unique, visible
+from trip.data.places import Outside, Root, check_schemes
 from trip.data.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, stream_shards
+from trip.data.text import open_regular, printable, read_csv, read_json, read_jsonl, read_text
+from trip.files import write_text
 
 VIDEO_COLUMNS = ("file_name", "video")
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 WEBVID_COLUMNS = ("videoid", "page_dir", "name")
 MSRVTT_FOLDERS = ("", "videos", "video", "videos/all", "TrainValVideo", "TestVideo")
 CAPTIONS = ("first", "all")
-
-Table = list[dict[str, Any]]
+MOST_ROWS = 100_000_000
+MOST_BYTES = 2**62
+"""Of an offset or a size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Wish:
-    """What the caller asked for beside the source."""
+    """What the caller asked for beside the source, and where its names may lead."""
 
     video_column: str | None
     caption_column: str | None
     split: str | None
+    source: Path
+    root: Root
+
+    def listed(self, file: Path) -> Path:
+        """A list that the source is or holds; only the user may name one that leads out.
+
+        Raises:
+            Outside: a link out of the folder.
+        """
+        return file if file == self.source else self.root.check(file)
+
+    def chosen(self, row: object) -> bool:
+        """Whether a row is of the split; what is no row stays, to be named as a fault."""
+        return self.split is None or not isinstance(row, dict) or str(row.get("split")) == self.split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +73,10 @@ class _Entry:
     captions: tuple[str, ...]
 
 
+class _Bad(ValueError):
+    """What is wrong with one row."""
+
+
 def read_examples(
     source: str | os.PathLike[str],
     *,
@@ -61,6 +85,8 @@ def read_examples(
     caption_column: str | None = None,
     captions: str = "first",
     split: str | None = None,
+    root: Path | None = None,
+    schemes: tuple[str, ...] = (),
 ) -> list[Example]:
     """List the examples of a data set, in the order of the source (sorted by name where it has none).
 
@@ -74,26 +100,35 @@ def read_examples(
             by default.
         captions: of clips with several, "first" takes one; "all" makes an example of each, with keys KEY#0, KEY#1, ...
         split: keep the rows of `metadata` and MSR-VTT whose `split` is this.
+        root: folder that names in the set must not lead out of; by default the source, or the folder that holds it.
+        schemes: of URLs that may be read, as the source or as a tar that a table names; by default none.
 
     Raises:
-        ValueError: nothing there, no layout fits, a column is missing, or a key occurs twice.
+        ValueError: nothing there, no layout fits, a list that cannot be read, a column is missing, or a choice that
+            the layout has not.
     """
     if captions not in CAPTIONS:
         raise ValueError(f"captions (={captions!r}) is not one of {CAPTIONS}")
-    wish = _Wish(video_column=video_column, caption_column=caption_column, split=split)
+    check_schemes(os.fspath(source), schemes)
     name = choose_layout(source) if layout == "auto" else layout
+    choices = {"video_column": video_column, "caption_column": caption_column, "split": split}
+    _check_choices(name, choices, source)
     if name == "shards":
-        return index_shards(shard_urls(source))
+        return index_shards(shard_urls(source, root))
     if name not in LAYOUTS:
         raise ValueError(f"layout (={layout!r}) is unknown; choose auto, shards, {', '.join(LAYOUTS)}")
-    entries = _entries(name, Path(source), wish)
-    found = unique((example for entry in entries for example in _examples(entry, captions)), source)
+    path = Path(source)
+    wish = _Wish(**choices, source=path, root=Root(root or (path if path.is_dir() else path.parent), schemes))
+    entries = _entries(name, path, wish)
+    found = unique(example for entry in entries for example in _examples(entry, captions))
     if not found:
         raise ValueError(f"{source} lists no clips in the layout {name!r}; check the source")
     return found
 
 
-def stream_examples(source: str | os.PathLike[str], **options: Any) -> Iterator[Example]:
+def stream_examples(
+    source: str | os.PathLike[str], *, schemes: tuple[str, ...] = (), **options: Any
+) -> Iterator[Example]:
     """The examples of any source in its own order; those of shards come with their bytes.
 
     The way to read what can only be read once, such as `pipe:` commands; `options` are those of `read_examples`.
@@ -103,9 +138,10 @@ def stream_examples(source: str | os.PathLike[str], **options: Any) -> Iterator[
     """
     layout = options.get("layout", "auto")
     if layout == "shards" or (layout == "auto" and choose_layout(source) == "shards"):
-        yield from stream_shards(shard_urls(source))
+        check_schemes(os.fspath(source), schemes)
+        yield from stream_shards(shard_urls(source, options.get("root")))
     else:
-        yield from read_examples(source, **options)
+        yield from read_examples(source, schemes=schemes, **options)
 
 
 def choose_layout(source: str | os.PathLike[str]) -> str:
@@ -125,15 +161,40 @@ def choose_layout(source: str | os.PathLike[str]) -> str:
     raise ValueError(
         f"{path} fits no layout; looked for metadata.jsonl, .csv or .parquet; clips with .txt beside them; videos.txt "
         f"with prompts.txt; a CSV with {', '.join(WEBVID_COLUMNS)}; a JSON with videos and sentences; .tar shards; "
-        "and folders of clips"
+        f"and folders of clips{_unread(path)}"
     )
 
 
-def shard_urls(source: str | os.PathLike[str]) -> list[str]:
-    """The tars that a folder or pattern stands for."""
-    if Path(source).is_dir():
-        return [str(path) for path in sorted(Path(source).glob("*.tar"))]
+def _unread(path: Path) -> str:
+    """What is wrong with the lists in JSON that are there."""
+    for file in visible(path, ".json") if path.is_dir() else [path] if path.suffix.lower() == ".json" else []:
+        try:
+            read_json(file)
+        except ValueError as error:
+            return f"; {error}"
+    return ""
+
+
+def shard_urls(source: str | os.PathLike[str], root: Path | None = None) -> list[str]:
+    """The tars that a folder or pattern stands for.
+
+    Raises:
+        ValueError: a link in the folder leads out of it, and out of `root`.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        inside = Root(root or folder)
+        return [str(inside.check(path)) for path in visible(folder, ".tar")]
     return expand_braces(os.fspath(source))
+
+
+def _check_choices(layout: str, choices: Mapping[str, str | None], source: object) -> None:
+    """A choice that the layout has not would be passed over in silence."""
+    for name, value in choices.items():
+        takers = [taker for taker, takes in _TAKES.items() if name in takes]
+        if value is not None and layout not in takers:
+            have = " or ".join(takers)
+            raise ValueError(f"{name} (={value!r}) is of the layout {have}, {source} is of {layout!r}; leave it out")
 
 
 def _entries(layout: str, source: Path, wish: _Wish) -> Iterable[_Entry]:
@@ -151,213 +212,226 @@ def _examples(entry: _Entry, captions: str) -> Iterator[Example]:
         yield Example(key=f"{entry.key}#{number}", video=entry.video, caption=caption)
 
 
+# ------------------------------------------------------------------------------------------------- one row
+
+
+def _guarded(key: str, place: str, make: Callable[[], _Entry]) -> _Entry:
+    """The entry of a row or a file; an unusable one where it is at fault."""
+    try:
+        return make()
+    except (_Bad, Outside) as error:
+        reason = "outside" if isinstance(error, Outside) else "bad_entry"
+        return _unusable(key, reason, f"{place}{error}")
+
+
+def _unusable(key: str, reason: str, message: str) -> _Entry:
+    return _Entry(key=printable(key), video=Unusable(reason=reason, message=message), captions=())
+
+
+def _text(row: Mapping[str, Any], name: str, what: str) -> str:
+    """A field that must be a text with something in it."""
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise _Bad(f"has {_shown(value)} as {name}; it must be {what}")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """The captions of a field: a text, a list of them, or nothing."""
+    values = value if isinstance(value, list | tuple) else [value]
+    for text in values:
+        if not (isinstance(text, str) or text is None or text != text):  # pandas writes NaN for nothing
+            raise _Bad(f"has {_shown(text)} as a caption; it must be a text")
+    return tuple(text.strip() for text in values if isinstance(text, str) and text.strip())
+
+
+def _bytes(value: object, name: str) -> int:
+    """An offset or a size."""
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value) else value
+    if isinstance(number, float) and number.is_integer():  # pandas makes floats of columns with gaps
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MOST_BYTES:
+        raise _Bad(f"has {_shown(value)} as {name}; it must be a whole number of bytes")
+    return number
+
+
+def _shown(value: object) -> str:
+    try:
+        return printable(repr(value), 60)
+    except (RecursionError, ValueError):  # nested without end, or an integer of too many digits
+        return f"a {type(value).__name__}"
+
+
 # ------------------------------------------------------------------------------------------------ metadata
+
+Row = tuple[int, dict[str, Any] | str]
+"""(number of a line or row, its fields or what is wrong with it)."""
 
 
 def _find_metadata(path: Path) -> Path | None:
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         return None if _find_webvid(path) else path
-    return next((file for s in TABLE_SUFFIXES if (file := path / f"metadata{s}").is_file()), None)
+    return _named(path, *(f"metadata{suffix}" for suffix in TABLE_SUFFIXES))
+
+
+def _named(folder: Path, *names: str) -> Path | None:
+    """The first of the files that a folder has, its name in any case."""
+    if not folder.is_dir():
+        return None
+    there = {file.name.lower(): file for file in sorted(folder.iterdir(), reverse=True)}
+    found = (there.get(name) for name in names)
+    return next((file for file in found if file is not None and not file.is_dir()), None)
 
 
 def _read_metadata(path: Path, wish: _Wish) -> Iterator[_Entry]:
-    rows = _of_split(read_table(path), wish.split, path)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    rows = list(read_table(wish.listed(path)))
+    good = [row for _, row in rows if isinstance(row, dict)]
+    if rows and not good:
+        raise ValueError(rows[0][1])
+    _check_split(good, wish.split, path)
+    columns = list(dict.fromkeys(name for row in good for name in row))
     video = _column(columns, wish.video_column, VIDEO_COLUMNS, f"{path} has no column of clips", "video_column")
     text = _column(columns, wish.caption_column, CAPTION_KEYS, f"{path} has no column of captions", "caption_column")
-    for number, row in enumerate(rows, 1):
-        name = row.get(video)
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{path} row {number} has {name!r} as {video}; it must be a clip's path")
-        yield _Entry(key=str(row.get("key") or name), video=_located(path, name, row), captions=_texts(row.get(text)))
+    for number, row in rows:
+        if isinstance(row, str):
+            yield _unusable(f"{path.name} line {number}", "bad_entry", row)
+        elif wish.chosen(row):
+            yield _metadata_entry(path, number, row, video, text, wish.root)
 
 
-def _located(table: Path, name: str, row: Mapping[str, Any]) -> Location:
+def _metadata_entry(path: Path, number: int, row: dict[str, Any], video: str, text: str, root: Root) -> _Entry:
+    place = f"{path.name} {_unit(path)} {number} "
+
+    def make() -> _Entry:
+        name = _text(row, video, "a clip's path")
+        key = row.get("key") if row.get("key") not in (None, "") else name
+        if not isinstance(key, str | int):
+            raise _Bad(f"has {_shown(key)} as key; it must be a text")
+        return _Entry(key=str(key), video=_located(path, name, row, root), captions=_texts(row.get(text)))
+
+    name = row.get(video)
+    return _guarded(name if isinstance(name, str) and name.strip() else place.strip(), place, make)
+
+
+def _located(table: Path, name: str, row: Mapping[str, Any], root: Root) -> Location:
     """A file beside the table, or a member of a tar there: a row with `member`, `offset` and `size`."""
-    if {"member", "offset", "size"} <= row.keys():
-        archive = name if "://" in name else str(table.parent / name)
-        return TarMember(archive=archive, name=row["member"], offset=int(row["offset"]), size=int(row["size"]))
-    return table.parent / name
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(text.strip() for text in values if isinstance(text, str) and text.strip())
+    given = {field: row.get(field) for field in ("member", "offset", "size")}
+    if all(value in (None, "") or value != value for value in given.values()):
+        return root.locate(table.parent, name)
+    member = _text(row, "member", "the name of a member of the tar")
+    offset, size = _bytes(given["offset"], "offset"), _bytes(given["size"], "size")
+    return TarMember(archive=root.archive(table.parent, name), name=member, offset=offset, size=size)
 
 
 def _column(columns: list[str], asked: str | None, usual: tuple[str, ...], problem: str, argument: str) -> str:
     names = usual if asked is None else (asked,)
     found = next((name for name in names if name in columns), None)
     if found is None:
-        have = ", ".join(columns) or "none"
+        have = printable(", ".join(columns), 200) or "none"
         raise ValueError(f"{problem} ({' or '.join(names)}); the columns are {have}; pass {argument}=")
     return found
 
 
-def _of_split(rows: Table, split: str | None, path: Path) -> Table:
-    if split is None:
-        return rows
-    there = sorted({str(row.get("split")) for row in rows})
-    if split not in there:
-        raise ValueError(f"{path} has no rows of the split {split!r}; the splits are {', '.join(there)}")
-    return [row for row in rows if str(row.get("split")) == split]
+def _check_split(rows: Sequence[object], split: str | None, path: Path) -> None:
+    """Raise ValueError for a split without rows."""
+    values = (row.get("split") for row in rows if isinstance(row, dict))
+    there = sorted({str(value) for value in values if not isinstance(value, dict | list)})
+    if split is not None and split not in there:
+        have = printable(", ".join(there), 200)
+        raise ValueError(f"{path} has no rows of the split {split!r}; the splits are {have}")
 
 
-def read_table(path: Path) -> Table:
+def _unit(path: Path) -> str:
+    return "row" if path.suffix.lower() == ".parquet" else "line"
+
+
+def read_table(path: Path) -> Iterator[Row]:
     """Rows of a .jsonl, .csv or .parquet file.
 
     Raises:
         ValueError: not of its kind, or pyarrow is missing.
     """
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    try:
-        return readers[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it again as text") from None
-    except csv.Error as error:
-        raise ValueError(f"{path} is not a CSV ({error}); save it again as one") from None
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _read_parquet(path)
+        return
+    faults: list[Row] = []
+    reader = read_jsonl if suffix == ".jsonl" else read_csv
+    for row in reader(path, lambda number, problem: faults.append((number, problem))):
+        yield from faults
+        faults.clear()
+        yield row
+    yield from faults
 
 
-def _read_jsonl(path: Path) -> Table:
-    rows = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except ValueError as error:
-                raise ValueError(f"{path} line {number} is not JSON ({error}); correct it") from None
-            if row is not None and not isinstance(row, dict):
-                raise ValueError(f'{path} line {number} is no object; write {{"file_name": ..., "text": ...}}')
-            rows += [row] if row else []
-    return rows
-
-
-def _read_csv(path: Path) -> Table:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        rows = []
-        for row in reader:
-            if None in row:
-                raise ValueError(f"{path} line {reader.line_num} has more values than columns; quote text with commas")
-            rows.append(row)
-    return rows
-
-
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"{path} needs pyarrow; install it with pip, or save the table as .jsonl") from None
     try:
-        return parquet.read_table(path).to_pylist()
-    except ArrowException as error:
+        with open_regular(path) as file:
+            table = parquet.ParquetFile(file)
+            if table.metadata.num_rows > MOST_ROWS:
+                raise ValueError(f"{path} has {table.metadata.num_rows} rows, more than {MOST_ROWS}; split it")
+            rows = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
+            yield from enumerate(rows, 1)
+    except (ArrowException, OSError) as error:
         raise ValueError(f"{path} is no Parquet table ({' '.join(str(error).split())}); save it again") from None
 
 
-# --------------------------------------------------------------------------------------------- other layouts
-
-
-def _clips(folder: Path) -> list[Path]:
-    """All clips below a folder, sorted; hidden folders are left alone."""
-    found = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(where) / name for name in files if is_video(name)]
-    return sorted(found)
+# ------------------------------------------------------------------------------------------ folders of clips
 
 
 def _find_pairs(path: Path) -> Path | None:
-    return path if path.is_dir() and any(clip.with_suffix(".txt").is_file() for clip in _clips(path)) else None
+    return path if path.is_dir() and any(folder.texts for folder in walk(path, Root(path))) else None
 
 
-def _read_pairs(folder: Path, wish: _Wish) -> Iterator[_Entry]:
-    for clip in _clips(folder):
-        beside = clip.with_suffix(".txt")
-        text = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else ""
-        yield _Entry(key=clip.relative_to(folder).as_posix(), video=clip, captions=_texts(" ".join(text.split())))
+def _read_pairs(path: Path, wish: _Wish) -> Iterator[_Entry]:
+    def captions(folder: Folder, clip: str) -> tuple[str, ...]:
+        name = folder.texts.get(clip)
+        return () if name is None else _texts(" ".join(_read_beside(wish.root.check(folder.path / name)).split()))
+
+    return _clips(path, wish, captions)
 
 
-def _find_prompts(path: Path) -> tuple[Path, Path] | None:
-    prompts = next((file for name in ("prompts.txt", "prompt.txt") if (file := path / name).is_file()), None)
-    videos = path / "videos.txt"
-    return (videos, prompts) if prompts is not None and videos.is_file() else None
-
-
-def _read_prompts(files: tuple[Path, Path], wish: _Wish) -> Iterator[_Entry]:
-    names, texts = (file.read_text(encoding="utf-8").strip("\n").split("\n") for file in files)
-    if len(names) != len(texts):
-        raise ValueError(f"{files[0]} has {len(names)} lines and {files[1]} {len(texts)}; write one prompt a clip")
-    for name, text in zip(map(str.strip, names), texts, strict=True):
-        if name:
-            yield _Entry(key=name, video=files[0].parent / name, captions=_texts(text))
-
-
-def _find_webvid(path: Path) -> Path | None:
-    files = sorted(path.glob("*.csv")) if path.is_dir() else [path] if path.suffix.lower() == ".csv" else []
-    found = [file for file in files if set(WEBVID_COLUMNS) <= set(_header(file))]
-    if len(found) > 1:
-        raise ValueError(f"{path} has {len(found)} lists ({found[0].name}, {found[1].name}, ...); name one of them")
-    return found[0] if found else None
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return next(csv.reader(file), [])
-
-
-def _read_webvid(path: Path, wish: _Wish) -> Iterator[_Entry]:
-    rows = read_table(path)
-    keys = {f"{row['page_dir']}/{row['videoid']}": row["name"] for row in rows}
-    if len(keys) < len(rows):
-        raise ValueError(f"{path} has a clip twice in {len(rows)} rows; keep one row of each")
-    folder = _base(path.parent, ("", "videos"), list(keys))
-    for key, text in keys.items():
-        yield _Entry(key=key, video=folder / f"{key}.mp4", captions=_texts(text))
-
-
-def _base(folder: Path, names: Sequence[str], stems: list[str]) -> Path:
-    """The subfolder that holds the clips: the first that has any of the first thousand; else the last."""
-    for name in names:
-        if any((folder / name / f"{stem}.mp4").is_file() for stem in stems[:1000]):
-            return folder / name
-    return folder / names[-1]
-
-
-def _find_msrvtt(path: Path) -> Path | None:
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path] if path.suffix.lower() == ".json" else []
-    found = [file for file in files if _is_msrvtt(file)]
-    if len(found) > 1:
-        raise ValueError(f"{path} has {len(found)} lists ({found[0].name}, {found[1].name}, ...); name one of them")
-    return found[0] if found else None
-
-
-def _is_msrvtt(path: Path) -> bool:
+def _read_beside(path: Path) -> str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in ("videos", "sentences"))
+        return read_text(path)
+    except ValueError as error:
+        raise _Bad(str(error)) from None
 
 
-def _read_msrvtt(path: Path, wish: _Wish) -> Iterator[_Entry]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    texts: dict[str, list[str]] = {}
-    for sentence in content["sentences"]:
-        texts.setdefault(sentence["video_id"], []).append(sentence["caption"])
-    names = [row["video_id"] for row in _of_split(content["videos"], wish.split, path)]
-    folder = _base(path.parent, MSRVTT_FOLDERS, names)
-    for name in names:
-        yield _Entry(key=name, video=folder / f"{name}.mp4", captions=_texts(texts.get(name, [])))
+def _clips(path: Path, wish: _Wish, captions: Callable[[Folder, str], tuple[str, ...]]) -> Iterator[_Entry]:
+    """The clips below a folder, sorted, and what of it cannot be read."""
+    entries = []
+    for folder in walk(path, wish.root):
+        for name, fault in folder.faults.items():
+            entries.append(_unusable(_below(path, folder.path / name), fault.reason, fault.message))
+        for name in folder.clips:
+            entries.append(_clip(path, folder, name, wish, captions))
+    yield from sorted(entries, key=lambda entry: Path(entry.key))
+
+
+def _clip(
+    path: Path, folder: Folder, name: str, wish: _Wish, captions: Callable[[Folder, str], tuple[str, ...]]
+) -> _Entry:
+    clip, key = folder.path / name, _below(path, folder.path / name)
+    return _guarded(key, "", lambda: _Entry(key=key, video=wish.root.check(clip), captions=captions(folder, name)))
+
+
+def _below(top: Path, path: Path) -> str:
+    return path.relative_to(top).as_posix()
 
 
 def _find_classes(path: Path) -> Path | None:
-    return path if path.is_dir() and _clips(path) and not any(map(is_video, os.listdir(path))) else None
+    if not path.is_dir() or any(map(is_video, os.listdir(path))):
+        return None
+    return path if any(folder.clips or folder.faults for folder in walk(path, Root(path))) else None
 
 
-def _read_classes(folder: Path, wish: _Wish) -> Iterator[_Entry]:
-    for clip in _clips(folder):
-        key = clip.relative_to(folder).as_posix()
-        yield _Entry(key=key, video=clip, captions=_texts(class_caption(clip.parent.name)))
+def _read_classes(path: Path, wish: _Wish) -> Iterator[_Entry]:
+    return _clips(path, wish, lambda folder, clip: _texts(class_caption(folder.path.name)))
 
 
 def class_caption(name: str) -> str:
@@ -366,13 +440,143 @@ def class_caption(name: str) -> str:
     return " ".join(words.split()).lower()
 
 
+# -------------------------------------------------------------------------------------------------- prompts
+
+
+def _find_prompts(path: Path) -> tuple[Path, Path] | None:
+    prompts, videos = _named(path, "prompts.txt", "prompt.txt"), _named(path, "videos.txt")
+    return None if prompts is None or videos is None else (videos, prompts)
+
+
+def _read_prompts(files: tuple[Path, Path], wish: _Wish) -> Iterator[_Entry]:
+    names, texts = (read_text(wish.listed(file)).rstrip("\n").split("\n") for file in files)
+    if len(names) != len(texts):
+        raise ValueError(f"{files[0]} has {len(names)} lines and {files[1]} {len(texts)}; write one prompt a clip")
+    for number, (name, text) in enumerate(zip(map(str.strip, names), texts, strict=True), 1):
+        if name or text.strip():
+            yield _prompts_entry(files[0], number, name, text, wish.root)
+
+
+def _prompts_entry(file: Path, number: int, name: str, text: str, root: Root) -> _Entry:
+    place = f"{file.name} line {number} "
+
+    def make() -> _Entry:
+        if not name:
+            raise _Bad("is empty, though there is a prompt for it; write the clip's path")
+        return _Entry(key=name, video=root.locate(file.parent, name), captions=_texts(text))
+
+    return _guarded(name or place.strip(), place, make)
+
+
+# --------------------------------------------------------------------------------------------------- webvid
+
+
+def _find_webvid(path: Path) -> Path | None:
+    files = visible(path, ".csv") if path.is_dir() else [path] if path.suffix.lower() == ".csv" else []
+    return _only([file for file in files if set(WEBVID_COLUMNS) <= set(_header(file))], path)
+
+
+def _only(found: list[Path], path: Path) -> Path | None:
+    if len(found) > 1:
+        raise ValueError(f"{path} has {len(found)} lists ({found[0].name}, {found[1].name}, ...); name one of them")
+    return found[0] if found else None
+
+
+def _header(path: Path) -> list[str]:
+    """Names of a CSV's columns; none where there is no CSV. What is wrong with the rest is found when it is read."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(1 << 16)
+        text = start.decode("utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+        return next(csv.reader([re.split(r"\r|\n", text)[0]], skipinitialspace=True), [])
+    except (ValueError, csv.Error):
+        return []
+
+
+def _read_webvid(path: Path, wish: _Wish) -> Iterator[_Entry]:
+    rows = list(read_table(wish.listed(path)))
+    keys = [f"{row['page_dir']}/{row['videoid']}" for _, row in rows[:1000] if isinstance(row, dict)]
+    folder = _base(path.parent, ("", "videos"), keys, wish.root)
+    for number, row in rows:
+        place = f"{path.name} line {number} "
+        if isinstance(row, str):
+            yield _unusable(place.strip(), "bad_entry", row)
+        else:
+            yield _webvid_entry(place, row, folder, wish.root)
+
+
+def _webvid_entry(place: str, row: dict[str, Any], folder: Path, root: Root) -> _Entry:
+    def make() -> _Entry:
+        key = f"{_text(row, 'page_dir', 'a folder')}/{_text(row, 'videoid', 'an id')}"
+        return _Entry(key=key, video=root.locate(folder, f"{key}.mp4"), captions=_texts(row["name"]))
+
+    return _guarded(f"{row['page_dir']}/{row['videoid']}", place, make)
+
+
+def _base(folder: Path, names: Sequence[str], stems: Sequence[str], root: Root) -> Path:
+    """The subfolder that holds the clips: the first that has any of them; else the last."""
+    for name in names:
+        for stem in stems:
+            try:
+                if root.locate(folder / name, f"{stem}.mp4").is_file():
+                    return folder / name
+            except (Outside, OSError):  # OSError: a name that is too long
+                continue
+    return folder / names[-1]
+
+
+# --------------------------------------------------------------------------------------------------- msrvtt
+
+
+def _find_msrvtt(path: Path) -> Path | None:
+    files = visible(path, ".json") if path.is_dir() else [path] if path.suffix.lower() == ".json" else []
+    return _only([file for file in files if _is_msrvtt(file)], path)
+
+
+def _is_msrvtt(path: Path) -> bool:
+    try:
+        content = read_json(path)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in ("videos", "sentences"))
+
+
+def _read_msrvtt(path: Path, wish: _Wish) -> Iterator[_Entry]:
+    content = read_json(wish.listed(path))
+    texts: dict[str, list[object]] = {}
+    for number, sentence in enumerate(content["sentences"], 1):
+        name = sentence.get("video_id") if isinstance(sentence, dict) else None
+        if isinstance(name, str) and "caption" in sentence:
+            texts.setdefault(name, []).append(sentence["caption"])
+        else:
+            problem = f"{path.name} sentence {number} has no video_id or no caption; correct it"
+            yield _unusable(f"{path.name} sentence {number}", "bad_entry", problem)
+    _check_split(content["videos"], wish.split, path)
+    rows = [row for row in content["videos"] if wish.chosen(row)]
+    names = [name for row in rows[:1000] if isinstance(row, dict) and isinstance(name := row.get("video_id"), str)]
+    folder = _base(path.parent, MSRVTT_FOLDERS, names, wish.root)
+    for number, row in enumerate(rows, 1):
+        yield _msrvtt_entry(f"{path.name} video {number} ", row, texts, folder, wish.root)
+
+
+def _msrvtt_entry(place: str, row: object, texts: Mapping[str, list[object]], folder: Path, root: Root) -> _Entry:
+    def make() -> _Entry:
+        if not isinstance(row, dict):
+            raise _Bad(f"is {_shown(row)}; it must be an object")
+        name = _text(row, "video_id", "an id")
+        return _Entry(key=name, video=root.locate(folder, f"{name}.mp4"), captions=_texts(texts.get(name, [])))
+
+    name = row.get("video_id") if isinstance(row, dict) else None
+    return _guarded(name if isinstance(name, str) and name.strip() else place.strip(), place, make)
+
+
 _FINDERS: dict[str, Callable[[Path], Any]] = {
     "metadata": _find_metadata,
     "pairs": _find_pairs,
     "prompts": _find_prompts,
     "webvid": _find_webvid,
     "msrvtt": _find_msrvtt,
-    "shards": lambda path: any(path.glob("*.tar")) if path.is_dir() else False,
+    "shards": lambda path: path.is_dir() and visible(path, ".tar"),
     "classes": _find_classes,
 }
 LAYOUTS: dict[str, Callable[[Any, _Wish], Iterable[_Entry]]] = {
@@ -383,6 +587,8 @@ LAYOUTS: dict[str, Callable[[Any, _Wish], Iterable[_Entry]]] = {
     "msrvtt": _read_msrvtt,
     "classes": _read_classes,
 }
+_TAKES = {"metadata": ("video_column", "caption_column", "split"), "msrvtt": ("split",)}
+"""Layout -> the choices it knows."""
 
 
 # ------------------------------------------------------------------------------------------------- manifest
@@ -400,13 +606,7 @@ def write_manifest(path: Path, rows: Iterable[tuple[Example, Mapping[str, Any]]]
     if path.suffix.lower() != ".jsonl":
         raise ValueError(f"manifest {path} must end in .jsonl")
     lines = [json.dumps({**_row(path.parent, example), **facts}, ensure_ascii=False) + "\n" for example, facts in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text("".join(lines), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, "".join(lines))
 
 
 def _row(folder: Path, example: Example) -> dict[str, Any]:

@@ -12,6 +12,7 @@ decoder that loops on one packet. `trip.data.check` therefore decodes in process
 A fault is an error, never a substitute: no zeros, no repeated frames in place of what could not be read.
 """
 
+import errno
 import io
 import os
 import re
@@ -29,8 +30,9 @@ from av.error import ExitError, InvalidDataError
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
-from trip.data.examples import Example, Location, TarMember, read_bytes
+from trip.data.examples import Example, Location, TarMember, Unusable, read_bytes
 from trip.data.images import fit_image
+from trip.data.text import printable
 from trip.data.video import frame_to_rgb
 
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -50,6 +52,8 @@ FAULTS = {
     "too_slow": "not decoded within the time-out",
     "crashed": "the decoder ended its process",
     "no_caption": "no caption, or an empty one",
+    "bad_entry": "its row, name, record or caption is wrong",
+    "outside": "a URL, or a path or link that leads out of the data's folder",
 }
 """Reason codes of `ClipFault` and what they mean. Codes are stable: scripts may compare them."""
 
@@ -105,7 +109,7 @@ class ClipFault(ValueError):
         self.key, self.reason, self.message = key, reason, message
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.message}"
+        return f"{printable(self.key)}: {printable(self.message)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +237,8 @@ def _reason(error: Exception) -> str:
             return "missing"
         case PermissionError():
             return "unreadable"
+        case OSError(errno=errno.EFBIG):
+            return "too_large"
         case av.FFmpegError():
             return "corrupt"
     return "unreadable"
@@ -277,6 +283,8 @@ class _Source:
 
     def __init__(self, video: Location, decoding: Decoding) -> None:
         self.decoding = decoding
+        if isinstance(video, Unusable):
+            raise _Fault(video.reason, video.message)
         self.content: str | bytes = _checked_path(video) if isinstance(video, Path) else read_bytes(video)
         if not self.content:
             raise _Fault("empty", "0 bytes; make or copy it again")

@@ -1,12 +1,22 @@
 """A training example: a key, where its clip's bytes are, and a caption."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import fsspec.core
 
+from trip.data.text import has_surrogates, open_file, printable
+
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".gif")
+LONGEST_CAPTION = 20_000
+"""Characters; what is longer is no caption."""
+MOST_IN_MEMORY = 512 * 2**20
+"""Bytes of a clip that is read whole; files are not, members of tars and streams are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +36,21 @@ class TarMember:
     size: int
 
 
-Location = Path | TarMember | bytes
-"""A file, a member of a tar, or the bytes themselves (of a stream)."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unusable:
+    """In place of a clip: what is wrong with the row, the name or the record that should say where it is.
+
+    Attributes:
+        reason: one of `trip.data.decoding.FAULTS`.
+        message: in one line, with the place.
+    """
+
+    reason: str
+    message: str
+
+
+Location = Path | TarMember | bytes | Unusable
+"""A file, a member of a tar, or the bytes themselves (of a stream); or why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,34 +70,125 @@ class Example:
 
 def is_video(name: str) -> bool:
     """Whether a file's name has the suffix of a clip; hidden files (``._clip.mp4``) have not."""
-    return name.lower().endswith(VIDEO_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
+    return name.lower().endswith(VIDEO_SUFFIXES) and not is_hidden(name.rpartition("/")[2])
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the data: hidden, or what macOS packs beside it."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def visible(folder: Path, suffix: str) -> list[Path]:
+    """Files of a folder with a suffix, in any case, sorted; hidden ones are left out."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == suffix and not is_hidden(path.name))
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+@contextmanager
+def open_clip(video: Location) -> Iterator[tuple[Any | None, int]]:
+    """(a file at the clip's first byte, bytes of the clip) of a file; of others (None, bytes), see `read_bytes`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(video, TarMember) and "://" not in video.archive:
+        with open_file(video.archive) as file:
+            _check_stretch(video, os.fstat(file.fileno()).st_size)
+    if not isinstance(video, Path):
+        yield None, video.size if isinstance(video, TarMember) else len(read_bytes(video))
+        return
+    with open_file(video) as file:
+        yield file, os.fstat(file.fileno()).st_size
 
 
 def read_bytes(video: Location) -> bytes:
     """All bytes of a clip.
 
     Raises:
-        OSError: the file or archive cannot be read.
+        OSError: the file or archive cannot be read, or is shorter or longer than can be.
+        ValueError: the location is none.
     """
     match video:
         case bytes():
             return video
+        case Unusable():
+            raise ValueError(video.message)
         case Path():
-            return video.read_bytes()
+            with open_file(video) as file:
+                return _read(file, 0, os.fstat(file.fileno()).st_size, str(video))
         case TarMember():
-            system, path = fsspec.core.url_to_fs(video.archive)
-            return system.cat_file(path, start=video.offset, end=video.offset + video.size)
+            with opened_archive(video.archive) as file:
+                return _read(file, video.offset, video.size, video.archive)
 
 
-def unique(examples: Iterable[Example], source: object) -> list[Example]:
-    """The examples as a list.
+def _check_stretch(video: TarMember, size: int) -> None:
+    if video.offset + video.size > size:
+        raise OSError(errno.EIO, f"ends before the {video.size} bytes at {video.offset}", video.archive)
+
+
+def _read(file: Any, offset: int, size: int, name: str) -> bytes:
+    if size > MOST_IN_MEMORY:
+        raise OSError(errno.EFBIG, f"{size} bytes are more than the {MOST_IN_MEMORY >> 20} MiB that are read", name)
+    file.seek(offset)
+    content = file.read(size)
+    if len(content) != size:
+        raise OSError(errno.EIO, f"ends before the {size} bytes at {offset}", name)
+    return content
+
+
+def opened_archive(name: str) -> Any:
+    """A local file, or what fsspec opens for a URL, that can be searched.
 
     Raises:
-        ValueError: two of them have one key.
+        OSError: it cannot be opened, or is no regular file.
     """
+    name = name.removeprefix("file://")
+    if "://" not in name:
+        return open_file(name)
+    try:
+        system, path = fsspec.core.url_to_fs(name)
+        return system.open(path, "rb")
+    except (ValueError, ImportError) as error:  # ImportError: a protocol whose package is missing
+        raise OSError(errno.EINVAL, " ".join(str(error).split()), name) from None
+
+
+# -------------------------------------------------------------------------------------------------------- listing
+
+
+def checked(example: Example) -> Example:
+    """The example; an unusable one where its key or caption is no text."""
+    problem = _problem(example)
+    if problem is None:
+        return example
+    return replace(example, key=printable(example.key), caption="", video=Unusable(reason="bad_entry", message=problem))
+
+
+def _problem(example: Example) -> str | None:
+    """What is wrong with key or caption."""
+    if isinstance(example.video, Unusable):
+        return example.video.message if has_surrogates(example.key) or has_surrogates(example.caption) else None
+    for what, text, remedy in (("name", example.key, "rename it"), ("caption", example.caption, "write it again")):
+        if has_surrogates(text):
+            return f"its {what} holds a character that is no text; {remedy} in UTF-8"
+        if "\0" in text:
+            return f"its {what} holds a NUL character; {remedy}"
+    if len(example.caption) > LONGEST_CAPTION:
+        return f"its caption has {len(example.caption)} characters, more than {LONGEST_CAPTION}; shorten it"
+    return None
+
+
+def unique(examples: Iterable[Example]) -> list[Example]:
+    """The examples as a list, with keys that are all different: a key that comes again makes an unusable example."""
     found: dict[str, Example] = {}
-    for example in examples:
-        if example.key in found:
-            raise ValueError(f"{source} has the key {example.key!r} twice; give every example a key of its own")
-        found[example.key] = example
+    for example in map(checked, examples):
+        key, number = example.key, 1
+        while key in found:
+            number += 1
+            key = f"{example.key} ({number})"
+        if key != example.key and not isinstance(example.video, Unusable):
+            message = f"the key {printable(example.key)!r} is taken by an earlier clip; give every clip its own"
+            example = replace(example, video=Unusable(reason="bad_entry", message=message), caption="")
+        found[key] = replace(example, key=key)
     return list(found.values())

@@ -2,33 +2,68 @@
 
 Uncompressed tars that can be searched (local, or on a file system that fsspec knows) are indexed once: afterwards
 the bytes of an example are read alone, in any order, which makes shuffling and exact resumption trivial. What comes
-through a `pipe:` command, or compressed, can only be streamed in its own order.
+through a `pipe:` command, or compressed, is unpacked to a temporary file first and then read in the same way.
+
+A shard may be anybody's: nothing is extracted, links and devices in it are not followed, and headers, texts and the
+number of members have limits. What is wrong with one clip is a fault of that clip, what is wrong with the tar an error.
 """
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import re
 import subprocess
 import tarfile
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import fsspec.core
-
-from trip.data.examples import Example, Location, TarMember, is_video, read_bytes, unique
+from trip.data.examples import (
+    Example,
+    Location,
+    TarMember,
+    Unusable,
+    is_hidden,
+    is_video,
+    open_clip,
+    opened_archive,
+    read_bytes,
+    unique,
+)
+from trip.data.text import decode, parse_json, printable, read_json
+from trip.files import atomic, lock_folder, private_folder, write_json
 
 CAPTION_KEYS = ("text", "caption", "prompt")
 MAX_PATTERN = 1_000_000
+MOST_CLIPS = 50_000
+"""Of a shard that is written; one that is read may have `MOST_MEMBERS` members."""
+MOST_MEMBERS = 4 * MOST_CLIPS
+LONGEST_TEXT = 4 * 2**20
+"""Bytes of a .txt or .json."""
+LONGEST_TEXTS = 256 * 2**20
+"""Characters of all captions of a shard."""
+LONGEST_HEADER = 2**20
+"""Bytes of an extended header."""
+BOMB = 100
+"""No clips are packed more densely than this."""
 
 
 def is_shards(source: str) -> bool:
     """Whether a source names tars: a tar, a pattern of them, a URL or a command."""
-    return source.startswith("pipe:") or "://" in source or bool(re.search(r"\.tar(\.(gz|bz2|xz))?$", source))
+    return (
+        source.startswith("pipe:")
+        or "://" in source
+        or bool(re.search(r"\.tar(\.(gz|bz2|xz))?$", source, re.IGNORECASE))
+    )
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -62,21 +97,9 @@ def index_shards(urls: Sequence[str]) -> list[Example]:
     """The examples of uncompressed tars, in order; captions are read, clips are not.
 
     Raises:
-        ValueError: a tar that is missing, damaged or can only be streamed, a key twice, or no clips.
+        ValueError: a tar that is missing, damaged, named twice or can only be streamed, or no clips.
     """
-    return _some((example for url in urls for example in _index(url)), urls)
-
-
-def _index(url: str) -> Iterator[Example]:
-    if url.startswith("pipe:"):
-        raise ValueError(f"{url} can only be streamed, not read at random; cache its latents, or save it as .tar files")
-    with _opened(url) as file, _tar_errors(url), tarfile.open(fileobj=file, mode="r:") as tar:
-        parts: dict[str, _Parts] = {}
-        for member in filter(tarfile.TarInfo.isfile, tar):
-            key, kind = _split(member.name)
-            video = TarMember(archive=url, name=member.name, offset=member.offset_data, size=member.size)
-            parts.setdefault(key, _Parts(key, url)).add(kind, video, tar, member)
-    yield from (found.example() for found in parts.values() if found.video is not None)
+    return _some(_all(urls, _searched), urls)
 
 
 def stream_shards(urls: Sequence[str]) -> Iterator[Example]:
@@ -85,96 +108,277 @@ def stream_shards(urls: Sequence[str]) -> Iterator[Example]:
     Raises:
         ValueError: a tar that is missing or damaged, or a command that fails.
     """
-    for url in urls:
-        with _piped(url) if url.startswith("pipe:") else _opened(url) as file, _tar_errors(url):
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
-                yield from _grouped(tar, url)
-            while file.read(1 << 20):  # padding after the end: an unread command would be broken off
-                pass
+    yield from _all(urls, _streamed)
 
 
-def _grouped(tar: tarfile.TarFile, url: str) -> Iterator[Example]:
-    """Examples of members that follow each other with one key."""
-    parts = None
-    for member in filter(tarfile.TarInfo.isfile, tar):
-        key, kind = _split(member.name)
-        if parts is None or parts.key != key:
-            if parts is not None and parts.video is not None:
-                yield parts.example()
-            parts = _Parts(key, url)
-        content = _content(tar, member) if is_video(member.name) else b""
-        parts.add(kind, content, tar, member)
-    if parts is not None and parts.video is not None:
-        yield parts.example()
+def only_streams(url: str) -> bool:
+    """Whether a shard must be unpacked before its members can be found."""
+    return url.startswith("pipe:") or bool(re.search(r"\.(gz|bz2|xz)$", url, re.IGNORECASE))
 
 
-class _Parts:
-    """The members of one key, as they are found."""
+@contextmanager
+def unpacked(urls: Sequence[str], folder: Path) -> Iterator[list[str]]:
+    """The shards, those that can only be streamed as plain tars in a temporary folder inside `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with private_folder(folder) as scratch:
+        yield [_unpack(url, scratch / f"{n:06d}.tar") if only_streams(url) else url for n, url in enumerate(urls)]
 
-    def __init__(self, key: str, url: str) -> None:
-        self.key, self.url = key, url
-        self.video: Location | None = None
-        self.text: str | None = None
-        self.record: dict = {}
 
-    def add(self, kind: str, video: Location, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        if is_video(member.name):
-            if self.video is not None:
-                raise ValueError(f"{self.url} has two clips with the key {self.key!r}; give every clip its own")
-            self.video = video
-        elif kind == "txt":
-            self.text = _content(tar, member).decode("utf-8", "replace").strip()
-        elif kind == "json":
-            self.record = self._parsed(_content(tar, member))
+def _all(urls: Sequence[str], read: Callable[[str], Iterator[Example]]) -> Iterator[Example]:
+    """Examples of all shards. Where a shard has a key that an earlier one has, it is SHARD/KEY."""
+    stems = [re.sub(r"\.tar.*$", "", url.rpartition("/")[2]) for url in urls]
+    labels = stems if len(set(stems)) == len(stems) else [f"{stem}-{n}" for n, stem in enumerate(stems)]
+    seen: set[str] = set()
+    for number, (url, label) in enumerate(zip(urls, labels, strict=True)):
+        if url in urls[:number]:
+            raise ValueError(f"{printable(url)} is named twice; name every shard once")
+        keys = set()
+        for example in read(url):
+            keys.add(example.key)
+            yield replace(example, key=f"{label}/{example.key}") if example.key in seen else example
+        seen |= keys
 
-    def _parsed(self, content: bytes) -> dict:
+
+def _searched(url: str) -> Iterator[Example]:
+    if only_streams(url):
+        raise ValueError(
+            f"{printable(url)} can only be read once, from one end to the other; pack it first: "
+            "trip data shard SOURCE --output DIR"
+        )
+    with _opened(url) as file, _tar_errors(url), tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+        yield from _Shard(url).read(tar, file)
+
+
+def _streamed(url: str) -> Iterator[Example]:
+    if not only_streams(url):
+        yield from (_with_bytes(example) for example in _searched(url))
+        return
+    with private_folder(Path(tempfile.gettempdir())) as scratch:
+        plain = _unpack(url, scratch / "shard.tar")
+        with _opened(plain) as file, _tar_errors(url), tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+            yield from (_with_bytes(example) for example in _Shard(plain).read(tar, file))
+
+
+def _with_bytes(example: Example) -> Example:
+    """With the clip's bytes, where they can be read."""
+    try:
+        return replace(example, video=read_bytes(example.video))
+    except OSError as error:
+        return replace(example, video=Unusable(reason="unreadable", message=f"cannot be read ({error.strerror})"))
+    except ValueError:
+        return example
+
+
+# ------------------------------------------------------------------------------------------------- one shard
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is right, or an error; tarfile takes a damaged one for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        if not buf:
+            raise tarfile.ReadError("unexpected end of data")
         try:
-            record = json.loads(content)
-        except ValueError as error:
-            raise ValueError(f"{self.url}: {self.key}.json is not JSON ({error}); write the shard again") from None
-        return record if isinstance(record, dict) else {}
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
 
-    def example(self) -> Example:
-        assert self.video is not None
-        texts = (self.record.get(name) for name in CAPTION_KEYS)
-        caption = self.text or next((text for text in texts if isinstance(text, str) and text), "")
-        return Example(key=self.key, video=self.video, caption=caption)
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.type in (b"L", b"K", b"x", b"g", b"X") and self.size > LONGEST_HEADER):
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclass
+class _Shard:
+    """What a tar holds, as its members are gone through.
+
+    Attributes:
+        url: of the tar.
+        clips: {key: (name of the member, where it is)}.
+        captions: {key: {"txt" or "json": caption, or what is wrong with it}}.
+    """
+
+    url: str
+    clips: dict[str, list[tuple[str, TarMember | Unusable]]] = field(default_factory=dict)
+    captions: dict[str, dict[str, str | Unusable]] = field(default_factory=dict)
+    characters: int = 0
+
+    def read(self, tar: tarfile.TarFile, file: Any) -> Iterator[Example]:
+        """The examples, in the order of their clips."""
+        for member in _members(tar):
+            self._add(tar, member)
+        file.seek(tar.offset)  # pyright: ignore[reportAttributeAccessIssue]
+        if file.read(2**20).strip(b"\0"):
+            raise tarfile.ReadError("more data after its end, as if several were joined")
+        yield from map(self._example, self.clips)
+
+    def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        key, kind = _split(member.name)
+        if member.isdir() or any(is_hidden(part) for part in key.split("/") if part not in (".", "..")):
+            return
+        if is_video(member.name):
+            self.clips.setdefault(key, []).append((member.name, self._location(member)))
+        elif kind in ("txt", "json"):
+            found = self._caption(tar, member, kind)
+            self.characters += len(found) if isinstance(found, str) else 0
+            if self.characters > LONGEST_TEXTS:
+                raise tarfile.ReadError(f"captions of more than {LONGEST_TEXTS >> 20} MiB")
+            there = self.captions.setdefault(key, {})
+            there[kind] = found if kind not in there else _bad(f"the shard has {key}.{kind} twice; write it again")
+
+    def _location(self, member: tarfile.TarInfo) -> TarMember | Unusable:
+        if problem := _no_file(member):
+            return problem
+        return TarMember(archive=self.url, name=member.name, offset=member.offset_data, size=member.size)
+
+    def _caption(self, tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str | Unusable:
+        if problem := _no_file(member):
+            return problem
+        if member.size > LONGEST_TEXT:
+            return _bad(f"{member.name} has {member.size} bytes, more than the {LONGEST_TEXT} of a text")
+        opened = tar.extractfile(member)
+        assert opened is not None  # only of regular files
+        try:
+            content = opened.read()
+            return decode(content, member.name).strip() if kind == "txt" else _of_record(content, member.name)
+        except ValueError as error:
+            return _bad(str(error))
+
+    def _example(self, key: str) -> Example:
+        names = [name for name, _ in self.clips[key]]
+        video: Location = self.clips[key][0][1]
+        found = self.captions.get(key) or self.captions.get(_of_group(key, self.clips), {})
+        captions = [found[kind] for kind in ("txt", "json") if found.get(kind)]
+        caption = captions[0] if captions else ""
+        if len(names) > 1:
+            video = _bad(f"the shard has {len(names)} clips of this key ({', '.join(names[:2])}); give each its own")
+        elif isinstance(caption, Unusable) and not isinstance(video, Unusable):
+            video = caption
+        return Example(key=key, video=video, caption=caption if isinstance(caption, str) else "")
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members, of which tarfile keeps none."""
+    before = -1
+    for count in range(MOST_MEMBERS + 1):
+        member = tar.next()
+        if member is None:
+            return
+        if member.offset_data <= before or member.size < 0:
+            raise tarfile.ReadError(f"{member.name} lies before the member before it")
+        before = member.offset_data
+        tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+        if count == MOST_MEMBERS:
+            raise tarfile.ReadError(f"more than {MOST_MEMBERS} members")
+        yield member
+
+
+def _no_file(member: tarfile.TarInfo) -> Unusable | None:
+    """Why a member has no bytes of its own."""
+    if member.issym() or member.islnk():
+        return _bad(f"{member.name} is a link, which is not followed; write the shard again with the file itself")
+    if not member.isreg():
+        return _bad(f"{member.name} is a device or a pipe; write the shard again without it")
+    if member.issparse():
+        return _bad(f"{member.name} is a sparse file; write the shard again without holes")
+    return None
+
+
+def _bad(message: str) -> Unusable:
+    return Unusable(reason="bad_entry", message=printable(message))
+
+
+def _of_record(content: bytes, name: str) -> str | Unusable:
+    """The caption in a JSON record."""
+    record = parse_json(content, name)
+    if not isinstance(record, dict):
+        return _bad(f"{name} is no object; write the shard again")
+    for field_name in CAPTION_KEYS:
+        value = record.get(field_name)
+        if value is not None and not isinstance(value, str):
+            return _bad(f"{name} has {printable(repr(value), 60)} as {field_name}; it must be a text")
+        if value and value.strip():
+            return value.strip()
+    return ""
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(key, kind): WebDataset's rule, the file's name up to its first dot."""
-    folder, slash, file = name.removeprefix("./").rpartition("/")
-    stem, _, kind = file.partition(".")
-    return folder + slash + stem, kind.lower()
+    """(key, kind). WebDataset ends the key at the first dot; here only the suffix is cut off, dots may be in names."""
+    name = name.removeprefix("./")
+    folder, slash, file = name.rpartition("/")
+    stem, dot, kind = file.rpartition(".")
+    return (folder + slash + stem, kind.lower()) if dot else (name, "")
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # only of regular files
-    return file.read()
+def _of_group(key: str, clips: dict[str, Any]) -> str:
+    """WebDataset's key, which KEY.left.mp4 and KEY.txt share; the key itself where that is another clip's."""
+    folder, slash, stem = key.rpartition("/")
+    group = folder + slash + stem.partition(".")[0]
+    return key if group in clips else group
 
 
 def _some(examples: Iterator[Example], urls: Sequence[str]) -> list[Example]:
-    source = urls[0] if len(urls) == 1 else f"{urls[0]} ... {urls[-1]}"
-    found = unique(examples, source)
+    found = unique(examples)
     if not found:
-        raise ValueError(f"{source} holds no clips; a shard holds KEY.mp4 beside KEY.txt or KEY.json")
+        source = "an empty range" if not urls else urls[0] if len(urls) == 1 else f"{urls[0]} ... {urls[-1]}"
+        raise ValueError(f"{printable(source)} holds no clips; a shard holds KEY.mp4 beside KEY.txt or KEY.json")
     return found
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[IO[bytes]]:
+def _opened(url: str) -> Iterator[Any]:
     try:
-        system, path = fsspec.core.url_to_fs(url)
-        opened = system.open(path, "rb")
-    except (OSError, ValueError, ImportError) as error:  # ImportError: a protocol whose package is missing
-        raise ValueError(f"{url} cannot be opened ({' '.join(str(error).split())}); check the name") from None
+        opened = opened_archive(url)
+    except OSError as error:
+        reason = " ".join(str(error.strerror or error).split())
+        raise ValueError(f"{printable(url)} cannot be opened ({reason}); check the name") from None
     with opened as file:
         yield file
 
 
+# ------------------------------------------------------------------------------------------------- streams
+
+_PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+"""First bytes of a compressed file -> what reads it."""
+
+
+def _unpack(url: str, target: Path) -> str:
+    """Write the plain tar that a command prints, or that a file holds compressed."""
+    with _piped(url) if url.startswith("pipe:") else _opened(url) as raw, _tar_errors(url), target.open("wb") as out:
+        counted = _Counted(raw)
+        packed = io.BufferedReader(counted, 1 << 16)
+        start = packed.peek(6)[:6]
+        opener = next((opener for mark, opener in _PACKED.items() if start.startswith(mark)), None)
+        plain, written = packed if opener is None else opener(packed), 0
+        while chunk := plain.read(1 << 20):
+            written += out.write(chunk)
+            if opener is not None and written > BOMB * counted.count + (64 << 20):
+                raise tarfile.ReadError(f"more than {BOMB} times its packed size")
+    return str(target)
+
+
+class _Counted(io.RawIOBase):
+    """A stream that knows how much was read of it."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw, self.count = raw, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.raw.read(len(buffer)) or b""
+        buffer[: len(content)] = content
+        self.count += len(content)
+        return len(content)
+
+
 @contextmanager
-def _piped(url: str) -> Iterator[IO[bytes]]:
+def _piped(url: str) -> Iterator[Any]:
     """Standard output of a shell command; ends the command when left early."""
     command = url.removeprefix("pipe:")
     process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
@@ -187,53 +391,90 @@ def _piped(url: str) -> Iterator[IO[bytes]]:
         process.wait()
         raise
     if code := process.wait():
-        raise ValueError(f"{url} failed with exit code {code}; run the command by hand to see why")
+        raise ValueError(f"{printable(url)} failed with exit code {code}; run the command by hand to see why")
 
 
 @contextmanager
 def _tar_errors(url: str) -> Iterator[None]:
+    """Say what a damaged or hostile archive makes of tarfile and the decompressors as one line."""
     try:
         yield
-    except (tarfile.TarError, EOFError) as error:
-        remedy = "copy or write it again" if url.endswith(".tar") else "only plain .tar files can be read at random"
-        raise ValueError(f"{url} is no complete tar ({error}); {remedy}") from None
+    except (
+        tarfile.TarError,
+        EOFError,
+        RecursionError,
+        ArithmeticError,
+        LookupError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
+        raise _no_tar(url, error) from None
+    except ValueError as error:  # of numbers in headers
+        raise _no_tar(url, error) from None
+    except OSError as error:
+        if error.filename is not None or error.errno is not None:
+            raise
+        raise _no_tar(url, error) from None  # gzip's
+
+
+def _no_tar(url: str, error: Exception) -> ValueError:
+    reason = printable(" ".join(str(error).split()) or type(error).__name__, 200)
+    return ValueError(f"{printable(url)} is no complete tar ({reason}); copy or write it again")
 
 
 # -------------------------------------------------------------------------------------------------- writing
 
+OnFault = Callable[[Example, str], object]
 
-def write_shards(examples: Sequence[Example], folder: Path, *, clips_per_shard: int = 1000) -> Iterator[Path]:
+
+def write_shards(
+    examples: Sequence[Example], folder: Path, *, clips_per_shard: int = 1000, on_fault: OnFault | None = None
+) -> Iterator[Path]:
     """Write examples as shards ``shard-000000.tar``, ... sorted by key; yields each path when it is there.
 
-    A shard holds KEY.SUFFIX (the clip, bytes unchanged), KEY.txt (the caption) and KEY.json (key, caption, file), where
+    A shard holds KEY.SUFFIX (the clip, bytes unchanged), KEY.txt (the caption) and KEY.json (key, caption), where
     KEY is the example's without suffix and with `_` for what a WebDataset key may not hold. Same examples, same
     bytes. A shard appears only when it is complete, and those that exist are kept, so a killed run goes on
     where it was; `shards.json` says what the shards are of.
 
+    Args:
+        examples: what to pack.
+        folder: of the shards; one process at a time writes there.
+        clips_per_shard: at most `MOST_CLIPS`.
+        on_fault: told of the examples that cannot be packed and why; they are left out. Without it they are errors.
+
     Raises:
-        ValueError: no examples, two that get one key, a folder of other shards, or a clip that cannot be read.
+        ValueError: no examples, a folder of other shards, or one that another process writes.
         OSError: the folder cannot be written.
     """
-    if clips_per_shard < 1:
-        raise ValueError(f"clips_per_shard (={clips_per_shard}) must be at least 1")
-    named = _named(examples)
+    if not 1 <= clips_per_shard <= MOST_CLIPS:
+        raise ValueError(f"clips_per_shard (={clips_per_shard}) must be at least 1 and at most {MOST_CLIPS}")
+    named = _named(examples, on_fault or _refuse)
     listed = json.dumps([(name, example.caption) for name, example in named])
     digest = hashlib.sha256(listed.encode()).hexdigest()
-    _claim(folder, {"clips": len(named), "clips_per_shard": clips_per_shard, "examples_sha256": digest})
-    for number, start in enumerate(range(0, len(named), clips_per_shard)):
-        path = folder / f"shard-{number:06d}.tar"
-        if not path.exists():
-            _write_shard(path, named[start : start + clips_per_shard])
-        yield path
+    with lock_folder(folder):
+        _claim(folder, {"clips": len(named), "clips_per_shard": clips_per_shard, "examples_sha256": digest})
+        for number, start in enumerate(range(0, len(named), clips_per_shard)):
+            path = folder / f"shard-{number:06d}.tar"
+            if not path.exists():
+                _write_shard(path, named[start : start + clips_per_shard])
+            yield path
+
+
+def _refuse(example: Example, problem: str) -> None:
+    raise ValueError(f"{printable(example.key)} cannot be packed: {problem}")
 
 
 def _claim(folder: Path, describe: dict[str, Any]) -> None:
     """Note what the shards of a folder are of, or check that those there are of the same."""
-    folder.mkdir(parents=True, exist_ok=True)
     note = folder / "shards.json"
     if not note.exists():
-        _replace(note, lambda file: file.write(json.dumps(describe, indent=2).encode() + b"\n"))
-    found = json.loads(note.read_bytes())
+        if there := sorted(folder.glob("shard-*.tar")):
+            raise ValueError(f"{folder} holds {there[0].name} and no shards.json; choose another folder or delete them")
+        write_json(note, describe)
+    found = read_json(note)
+    if not isinstance(found, dict):
+        raise ValueError(f"{note} is no note on shards; choose another folder or delete it")
     different = ", ".join(
         f"{name}: {found.get(name)!r} there" for name in describe if found.get(name) != describe[name]
     )
@@ -241,30 +482,34 @@ def _claim(folder: Path, describe: dict[str, Any]) -> None:
         raise ValueError(f"{folder} holds shards of something else ({different}); choose another folder or delete it")
 
 
-def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under a hidden name, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _named(examples: Sequence[Example]) -> list[tuple[str, Example]]:
-    """(name in the tar, example), sorted."""
-    if not examples:
-        raise ValueError("there are no examples to write; check the source")
+def _named(examples: Sequence[Example], on_fault: OnFault) -> list[tuple[str, Example]]:
+    """(name in the tar, example), sorted, of those that can be read."""
     named: dict[str, Example] = {}
     for example in examples:
         name = shard_key(example.key)
-        if name in named:
-            raise ValueError(f"{named[name].key!r} and {example.key!r} both become {name!r} in a shard; rename one")
-        named[name] = example
+        if problem := _problem(example.video):
+            on_fault(example, problem)
+        elif name in named:
+            on_fault(example, f"in a shard it becomes {name!r}, as {printable(named[name].key)!r} does; rename one")
+        else:
+            named[name] = example
+    if not named:
+        raise ValueError("there are no clips that can be packed; check the source with trip data check")
     return sorted(named.items())
+
+
+def _problem(video: Location) -> str | None:
+    """Why a clip cannot be packed; its file is opened and not read."""
+    if isinstance(video, Unusable):
+        return video.message
+    try:
+        with open_clip(video) as (file, size):
+            if not size:
+                return "0 bytes; make or copy it again"
+            on_disk = size if file is None else 512 * os.fstat(file.fileno()).st_blocks
+            return "a file of holes; copy it again" if size > BOMB * on_disk + (64 << 20) else None
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error}); leave it out"
 
 
 def shard_key(key: str) -> str:
@@ -275,33 +520,33 @@ def shard_key(key: str) -> str:
 
 
 def _write_shard(path: Path, named: list[tuple[str, Example]]) -> None:
-    def write(file: IO[bytes]) -> None:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for name, example in named:
-                _add_example(tar, name, example)
-
-    _replace(path, write)
+    with atomic(path, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, example in named:
+            _add_example(tar, name, example)
 
 
 def _add_example(tar: tarfile.TarFile, name: str, example: Example) -> None:
-    try:
-        content = read_bytes(example.video)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"{example.key} cannot be read ({reason}); leave out what `trip data check` names") from None
     record = {"key": example.key, "caption": example.caption}
-    _add(tar, f"{name}{_suffix(example.video)}", content)
-    _add(tar, f"{name}.json", json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
-    _add(tar, f"{name}.txt", example.caption.encode())
+    try:
+        with open_clip(example.video) as (file, size):
+            _add(tar, f"{name}{_suffix(example.video)}", file or io.BytesIO(read_bytes(example.video)), size)
+    except OSError as error:
+        if error.filename is None:  # of the shard, not of the clip
+            raise
+        reason = error.strerror or error
+        raise ValueError(f"{printable(example.key)} cannot be read ({reason}); run trip data check") from None
+    for kind, text in (("json", json.dumps(record, ensure_ascii=False, sort_keys=True)), ("txt", example.caption)):
+        content = text.encode()
+        _add(tar, f"{name}.{kind}", io.BytesIO(content), len(content))
 
 
 def _suffix(video: Location) -> str:
     """The clip's own suffix; bytes without a name are taken for mp4."""
-    suffix = ".mp4" if isinstance(video, bytes) else Path(video.name).suffix.lower()
+    suffix = Path(video.name).suffix.lower() if isinstance(video, Path | TarMember) else ".mp4"
     return suffix if is_video(f"x{suffix}") else ".mp4"
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def _add(tar: tarfile.TarFile, name: str, content: Any, size: int) -> None:
     member = tarfile.TarInfo(name)  # mtime, owner and group are 0
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+    member.size = size
+    tar.addfile(member, content)

@@ -1,17 +1,18 @@
 """Reading text that somebody else wrote: plain text, JSON, JSON lines and CSV; and showing it in a terminal.
 
-Text is UTF-8, with or without a byte order mark, or UTF-16 with one; anything else is a fault that names the file,
-since a guess would make other words of it. Lines end with LF, CR LF or CR and with nothing else. Only regular files
-are read, with limits on what is held in memory.
+Text is UTF-8, with or without a byte order mark, or UTF-16 with one; anything else, NUL characters too, is a fault that
+names the file, since a guess would make other words of it. Lines end with LF, CR LF or CR and with nothing
+else. Only regular files are read, with limits on what is held in memory.
 """
 
 import codecs
 import csv
+import errno
 import io
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_TEXT = 256 * 2**20
@@ -28,6 +29,8 @@ _MARKS = {
 }
 
 Source = str | os.PathLike[str]
+OnFault = Callable[[int, str], object]
+"""Told of a line that cannot be used, by its number and what is wrong."""
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -52,6 +55,8 @@ def decode(content: bytes, name: object) -> str:
         text = content.decode(_encoding(content))
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} {_not_text(error)}") from None
+    if "\0" in text:
+        raise ValueError(f"{name} {NULS}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -67,6 +72,8 @@ def read_lines(path: Source, newline: str | None = None) -> Iterator[str]:
             while line := text.readline(MAX_LINE + 1):
                 if len(line) > MAX_LINE:
                     raise ValueError(f"{path} has a line of more than {MAX_LINE:,} characters; it is no table of texts")
+                if "\0" in line:
+                    raise ValueError(f"{path} {NULS}")
                 yield line if newline == "" else line.removesuffix("\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} {_not_text(error)}") from None
@@ -98,33 +105,48 @@ def read_json(path: Source) -> Any:
     return parse_json(read_text(path), path)
 
 
-def read_jsonl(path: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Source, on_fault: OnFault | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of a file with one JSON object a line; empty lines are passed over.
 
+    Args:
+        on_fault: told of lines that are no objects, which are then passed over.
+
     Raises:
-        ValueError: at the first line that is no object, naming it; else as `read_lines`.
+        ValueError: at the first line that is no object, naming it, without `on_fault`; else as `read_lines`.
     """
     for number, line in enumerate(read_lines(path), 1):
-        if line.strip():
+        if not line.strip():
+            continue
+        try:
             row = parse_json(line, f"{path} line {number}")
             if not isinstance(row, dict):
                 raise ValueError(f'{path} line {number} is not an object; write {{"name": value, ...}}')
+        except ValueError as error:
+            if on_fault is None:
+                raise
+            on_fault(number, str(error))
+        else:
             yield number, row
 
 
-def read_csv(path: Source) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(path: Source, on_fault: OnFault | None = None) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row by column) of a CSV whose first line names the columns.
 
+    Args:
+        on_fault: told of rows with more values than columns, which are then passed over.
+
     Raises:
-        ValueError: a row with more values than columns, a broken quote; else as `read_lines`.
+        ValueError: a row with more values than columns, without `on_fault`; a broken quote; else as `read_lines`.
     """
     reader = csv.DictReader(read_lines(path, newline=""), skipinitialspace=True, strict=True)
     try:
         for row in reader:
             if None in row:
-                raise ValueError(
-                    f"{path} line {reader.line_num} has more values than columns; quote texts that hold commas"
-                )
+                problem = f"{path} line {reader.line_num} has more values than columns; quote texts that hold commas"
+                if on_fault is None:
+                    raise ValueError(problem)
+                on_fault(reader.line_num, problem)
+                continue
             yield reader.line_num, {name: value or "" for name, value in row.items()}
     except csv.Error as error:
         raise ValueError(f"{path} line {reader.line_num} is not CSV ({error}); save it again as one") from None
@@ -137,20 +159,34 @@ def open_regular(path: Source) -> io.BufferedReader:
         ValueError: missing, a folder, a device, a pipe, or not readable.
     """
     try:
+        return open_file(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def open_file(path: Source) -> io.BufferedReader:
+    """As `open_regular`.
+
+    Raises:
+        OSError: the same as the system says it, with the path as its file name.
+    """
+    try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{path} cannot be read ({reason}); check the path and its permissions") from None
+    except ValueError:
+        raise OSError(errno.EINVAL, "a name with a NUL character", os.fspath(path)) from None
     kind = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(kind):
         os.close(descriptor)
-        what = "a folder" if stat.S_ISDIR(kind) else "a device or a pipe"
-        raise ValueError(f"{path} is {what} and no file; name a file")
+        what = "a folder, no file" if stat.S_ISDIR(kind) else "a device or a pipe, no regular file"
+        raise OSError(errno.EINVAL, what, os.fspath(path))
     return io.BufferedReader(io.FileIO(descriptor))
 
 
 def _encoding(start: bytes) -> str:
     return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+
+
+NULS = "holds NUL characters: it is no text, or UTF-16 without a byte order mark; save it as UTF-8"
 
 
 def _not_text(error: UnicodeDecodeError) -> str:
