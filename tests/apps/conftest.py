@@ -21,7 +21,10 @@ def world() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def model(world: Path) -> Path:
     """Folder of a tiny random TRIP pipeline: 4 frames of 16x16."""
-    return saved(trip_pipeline(), world / "model")
+    folder = saved(trip_pipeline(), world / "model")
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)
+    return folder
 
 
 @pytest.fixture(scope="session")

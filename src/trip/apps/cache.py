@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from trip.apps.animate import progress
 from trip.apps.cache_options import DataCache
 from trip.apps.data import read
 from trip.apps.errors import quiet_models, say
 from trip.apps.loading import choose_device, load_pipeline, load_vae
+from trip.apps.progress import progress
 from trip.data.clip_sources import ClipSource, ExampleClips, SyntheticClips
 from trip.data.decoding import Decoding
 from trip.data.examples import Example

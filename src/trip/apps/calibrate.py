@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from trip.apps.animate import FALLBACK_AREA, progress
 from trip.apps.errors import quiet_models, report, say
 from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.apps.options import Calibrate
+from trip.apps.progress import progress
+from trip.apps.studio import FALLBACK_AREA
 from trip.data.images import output_size
 from trip.data.video import read_video
 from trip.noise_fusion import TrainingFreeNoiseFusion

@@ -1,7 +1,7 @@
 """The command line `trip`: parses, dispatches, and turns every error into one line and an exit code.
 
-Exit codes: 0 done, 1 faulty clips under `trip data check --strict`, 2 error, 130 interrupted. torch and diffusers are
-imported by the commands that need them.
+Exit codes: 0 done, 1 faulty clips under `trip data check --strict`, 2 error, 130 interrupted, 141 the output is read
+no more. torch and diffusers are imported by the commands that need them.
 """
 
 import inspect
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from functools import reduce
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from typing import Annotated, Any
 
 import tyro
@@ -21,10 +21,21 @@ from tyro.conf import FlagCreatePairsOff, subcommand
 from trip.apps.ablate_options import Ablate
 from trip.apps.cache_options import DataCache
 from trip.apps.data_options import DATA_COMMANDS, DataCheck, DataShard, DataSynth
-from trip.apps.errors import EXIT_ERROR, EXIT_INTERRUPTED, quiet_libraries, report, say
+from trip.apps.errors import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_PIPE,
+    drop_unwritable,
+    open_streams,
+    quiet_libraries,
+    report,
+    say,
+)
 from trip.apps.evaluate_options import Evaluate, Weights
+from trip.apps.imports import quick_imports
 from trip.apps.options import Animate, Calibrate, Info, Train
 from trip.apps.settings import chosen_settings
+from trip.apps.version import trip_version
 
 COMMANDS = {
     "animate": Animate,
@@ -41,6 +52,21 @@ GROUPS = {
         {**DATA_COMMANDS, "cache": DataCache},
     )
 }
+
+FUNCTIONS: dict[type, str] = {
+    Animate: "animate:animate",
+    Info: "info:info",
+    Calibrate: "calibrate:calibrate",
+    Train: "train:train",
+    DataCheck: "data:data",
+    DataShard: "data:data",
+    DataSynth: "data:data",
+    DataCache: "cache:cache",
+    Evaluate: "evaluate:evaluate",
+    Weights: "evaluate:weights",
+    Ablate: "ablate:ablate",
+}
+"""Module in `trip.apps` and function of every command; imported only when it is called."""
 
 Options = (
     Animate | Info | Calibrate | Train | DataCheck | DataShard | DataSynth | DataCache | Evaluate | Weights | Ablate
@@ -59,69 +85,41 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["--version"]:
-        print(f"trip {trip_version()}")
-        return 0
+    debug = "--debug" in arguments
     try:
-        options = parse(arguments)
-    except ValueError as error:
-        report(error)
-        return EXIT_ERROR
-    if isinstance(options, int):
-        return options
-    try:
-        with quiet_libraries(options.debug):
-            return run(options)
+        code = dispatch(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk shows here at the latest
+        return code
     except KeyboardInterrupt:
         say("interrupted")
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `| head` has read enough
+        return EXIT_PIPE
     except Exception as error:
-        if options.debug:
+        if debug:
             raise
         report(error)
         return EXIT_ERROR
+    finally:
+        drop_unwritable()
 
 
-def run(options: Options) -> int:
-    """Import and call the command's function."""
-    match options:
-        case Animate():
-            from trip.apps.animate import animate
-
-            return animate(options, trip_version())
-        case Info():
-            from trip.apps.info import info
-
-            return info(options)
-        case Calibrate():
-            from trip.apps.calibrate import calibrate
-
-            return calibrate(options)
-        case Train():
-            from trip.apps.train import train
-
-            return train(options)
-        case DataCheck() | DataShard() | DataSynth():
-            from trip.apps.data import data
-
-            return data(options)
-        case DataCache():
-            from trip.apps.cache import cache
-
-            return cache(options)
-        case Evaluate():
-            from trip.apps.evaluate import evaluate
-
-            return evaluate(options)
-        case Weights():
-            from trip.apps.evaluate import weights
-
-            return weights(options)
-        case Ablate():
-            from trip.apps.ablate import ablate
-
-            return ablate(options)
+def dispatch(arguments: list[str]) -> int:
+    """Parse, then import and call the command's function."""
+    if arguments[:1] == ["--version"]:
+        print(f"trip {trip_version()}")
+        return 0
+    options = parse(arguments)
+    if isinstance(options, int):
+        return options
+    module, _, name = FUNCTIONS[type(options)].partition(":")
+    with quiet_libraries(options.debug):
+        with quick_imports():
+            function = getattr(import_module(f"trip.apps.{module}"), name)
+        return function(options)
 
 
 def parse(arguments: list[str]) -> Options | int:
@@ -188,14 +186,6 @@ def unboxed(text: str) -> str:
     text = re.sub(r"no type matching \S+\|(\w+) could .*? from \['(.*?)'\].*?;", r"\2 is no \1;", text)
     text = re.sub(r"For full helptext, (run|see):?", "see", text)
     return re.sub(r"[;\s]*;[;\s]*", "; ", text).strip("; ")
-
-
-def trip_version() -> str:
-    """Version of the installed distribution."""
-    try:
-        return version("trip-i2v")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from trip.data.text import printable
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
 LONGEST_MESSAGE = 600
 
 REMEDIES = {
@@ -30,6 +33,8 @@ def describe(error: BaseException) -> str:
             line = f"{name}: {reason}; {REMEDIES.get(error.errno or 0, 'check the path')}"
         case ImportError(name=str() as package):
             line = f"the package {package} is missing ({error}); install it with pip"
+        case RecursionError():
+            line = "something that was read is nested too deeply; give another file"
         case MemoryError():
             line = "out of memory; lower --width, --height or --num-frames"
         case _ if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
@@ -38,8 +43,7 @@ def describe(error: BaseException) -> str:
             line = str(error)
         case _:
             line = f"{type(error).__name__}: {error}; run again with --debug for the traceback"
-    line = " ".join(line.split())
-    return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 3] + "..."
+    return printable(" ".join(line.split()), LONGEST_MESSAGE)
 
 
 def report(error: BaseException, about: object = None) -> None:
@@ -48,8 +52,30 @@ def report(error: BaseException, about: object = None) -> None:
 
 
 def say(message: str) -> None:
-    """Print `trip: message` on stderr."""
-    print(f"trip: {message}", file=sys.stderr, flush=True)
+    """Print `trip: message` on stderr, in one line; where that cannot be written, nothing can be said."""
+    with suppress(OSError, ValueError):  # ValueError: closed
+        print(f"trip: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def open_streams() -> None:
+    """Put the null device where stdin, stdout or stderr is closed: files opened later would take its number."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8"))
+
+
+def drop_unwritable() -> None:
+    """Lead streams that cannot be written (a closed pipe, a full disk) to nowhere: Python flushes them at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager

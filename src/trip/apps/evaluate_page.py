@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 import trip
-from trip.apps.cli import trip_version
 from trip.apps.evaluate_options import Evaluate
+from trip.apps.version import trip_version
 from trip.evaluation.error_curves import read_errors
 from trip.evaluation.generation import GENERATED, REFERENCE
 from trip.evaluation.page import write_page

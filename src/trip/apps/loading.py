@@ -1,23 +1,19 @@
 """From a model's name to a pipeline that is ready to run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
-from safetensors import SafetensorError, safe_open
 
 from trip import noise_fusion, sampler
-from trip.apps.options import SCHEDULERS
-from trip.models import BUNDLED_MODEL, bundled_model_path
+from trip.apps.model_folder import check_weights, find_model, read_part
+from trip.apps.options import SCHEDULERS, check_scheduler
 from trip.noise_fusion import NoiseFusion
 from trip.pipeline import TripPipeline
 from trip.placement import place, store_in_float8
 from trip.residual_unet import ResidualUNet3D
-
-WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")
 
 
 def load_pipeline(
@@ -81,67 +77,6 @@ def compile_layers(network: Any) -> None:
 # --------------------------------------------------------------------------------------------- model folders
 
 
-def find_model(name: str) -> str:
-    """The folder of a model, checked, or a hub id as it is."""
-    folder = Path(name)
-    if name == BUNDLED_MODEL and not folder.is_dir():
-        folder = bundled_model_path()
-    if folder.is_dir():
-        check_model_folder(folder)
-        return str(folder)
-    if folder.exists():
-        raise ValueError(f"model {name!r} is a file; name the folder with model_index.json")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(
-            f"there is no model folder {name!r}; check the path, give a hub id (user/name), or leave --model out "
-            f"for the bundled {BUNDLED_MODEL}"
-        )
-    return name
-
-
-def check_model_folder(folder: Path) -> None:
-    """Raise ValueError for what is missing or damaged, naming the file; reads headers only."""
-    index = read_json(folder / "model_index.json", folder)
-    for part, kind in index.items():
-        if part.startswith("_") or not isinstance(kind, list) or kind[0] is None:
-            continue
-        if not (folder / part).is_dir():
-            raise ValueError(f"model {folder} lacks the folder {part}; {COPY_AGAIN}")
-        if part not in WEIGHTLESS:
-            check_weights(folder, folder / part)
-
-
-COPY_AGAIN = "copy, download or save the model again"
-
-
-def check_weights(model: Path, part: Path) -> None:
-    """Every safetensors file of a part must be whole, and there must be one."""
-    files = sorted(part.glob("*.safetensors"))
-    for index in part.glob("*.safetensors.index.json"):
-        files += [part / name for name in set(read_json(index, model).get("weight_map", {}).values())]
-    if not files:
-        raise ValueError(f"model {model} has no safetensors in {part.name}; {COPY_AGAIN}")
-    for file in files:
-        try:
-            with safe_open(file, "pt") as weights:
-                weights.keys()
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is missing or damaged ({error}); {COPY_AGAIN}") from None
-
-
-def read_json(path: Path, model: Path) -> dict[str, Any]:
-    """A JSON object of a model folder."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{model} is no model folder, it has no {path.name}; check the path") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {COPY_AGAIN}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (not an object); {COPY_AGAIN}")
-    return content
-
-
 def pipeline_class(source: str) -> str:
     """Name of the pipeline class that a folder or hub id was saved as."""
     try:
@@ -154,7 +89,7 @@ def pipeline_class(source: str) -> str:
 
 def load_fusion(folder: Path) -> NoiseFusion:
     """A saved fusion of whatever kind."""
-    config = read_json(folder / "config.json", folder)
+    config = read_part(folder / "config.json", folder)
     kind = getattr(noise_fusion, str(config.get("_class_name")), None)
     if not (isinstance(kind, type) and issubclass(kind, NoiseFusion)):
         raise ValueError(f"{folder} holds no fusion of trip ({config.get('_class_name')}); check the path")
@@ -164,7 +99,7 @@ def load_fusion(folder: Path) -> NoiseFusion:
 
 def load_vae(folder: Path) -> AutoencoderKL | AutoencoderTiny:
     """A saved autoencoder, float32."""
-    config = read_json(folder / "config.json", folder)
+    config = read_part(folder / "config.json", folder)
     kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
     if config.get("_class_name") not in kinds:
         raise ValueError(f"{folder} holds no autoencoder ({config.get('_class_name')}); choose {' or '.join(kinds)}")
@@ -177,8 +112,7 @@ def load_vae(folder: Path) -> AutoencoderKL | AutoencoderTiny:
 
 def scheduler_class(name: str) -> type:
     """The diffusers class of a short name."""
-    if name not in SCHEDULERS:
-        raise ValueError(f"scheduler {name!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
+    check_scheduler(name)
     return getattr(diffusers, SCHEDULERS[name])
 
 

@@ -26,6 +26,13 @@ SCHEDULERS = {
 }
 """Short names of diffusers' schedulers for noise-predicting models."""
 
+
+def check_scheduler(name: str) -> None:
+    """Raise ValueError for a name that is none of `SCHEDULERS`."""
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler {name!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
+
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Format = Literal["mp4", "webm", "gif", "webp"]
 
