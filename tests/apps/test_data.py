@@ -59,6 +59,35 @@ def test_shard_packs_the_clips(clips, tmp_path, capsys):
     assert data(DataCheck(source=str(out), strict=True, **SMALL)) == 0
 
 
+def test_what_can_only_be_streamed_is_packed_first(clips, tmp_path, capsys):
+    data(DataShard(source=str(clips), output=tmp_path / "plain", quiet=True))
+    (plain,) = (tmp_path / "plain").glob("*.tar")
+    command = f"pipe:gzip -c '{plain}'"
+    with pytest.raises(ValueError, match="pack it first: trip data shard SOURCE --output DIR"):
+        data(DataCheck(source=command, **SMALL))
+    assert data(DataShard(source=command, output=tmp_path / "packed", quiet=True)) == 0
+    (packed,) = (tmp_path / "packed").glob("*.tar")
+    assert [(e.key, e.caption) for e in read_examples(packed)] == [(e.key, e.caption) for e in read_examples(plain)]
+    assert data(DataCheck(source=str(packed), strict=True, **SMALL)) == 0
+
+
+def test_one_bad_row_stops_neither_check_nor_shard_and_moves_no_cursor(clips, tmp_path, capsys):
+    rows = [{"file_name": "a\x1b[31m\nb\u202e.mp4", "text": "t"}, {"file_name": "\0", "text": "t"}, {"file_name": 5}]
+    with (clips / "metadata.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    assert data(DataCheck(source=str(clips), **SMALL)) == 0
+    told = capsys.readouterr().out
+    assert "6 of 9 clips are good" in told and "line 9 has 5 as file_name" in told
+    assert all(line.isprintable() for line in told.split("\n"))
+    assert data(DataCheck(source=str(clips), json=True, **SMALL)) == 0
+    assert json.loads(capsys.readouterr().out)["faulty"] == 3
+    assert data(DataShard(source=str(clips), output=tmp_path / "shards", quiet=True)) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1 and len(read_examples(tmp_path / "shards")) == 6
+    assert captured.err.count("left out") == 3 and captured.err.endswith("6 of 9 clips are packed\n")
+    assert all(line.isprintable() for line in captured.err.split("\n"))
+
+
 def test_refusals(made, clips, tmp_path):
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -67,6 +96,7 @@ def test_refusals(made, clips, tmp_path):
     cases = [
         (DataCheck(source=str(clips), output=clips / "metadata.jsonl", **SMALL), "is the list being checked"),
         (DataCheck(source=str(clips), output=clips / "good.csv", **SMALL), r"must end in \.jsonl"),
+        (DataCheck(source=str(clips), output=tmp_path / "x" / "good.jsonl", **SMALL), "must lie in or above"),
         (DataCheck(source=str(bad), **SMALL), "no clip that can be used"),
         (DataCheck(source=str(tmp_path / "no"), **SMALL), "does not exist"),
         (DataCheck(source=str(clips), fps=-1, **SMALL), r"fps \(=-1"),

@@ -10,12 +10,12 @@ from tqdm import tqdm
 from trip.apps.data_options import DataCheck, DataShard, DataSynth, Reading
 from trip.apps.errors import say
 from trip.data.check import check_examples
-from trip.data.datasets import read_examples, shard_urls, write_manifest
+from trip.data.datasets import choose_layout, read_examples, shard_urls, write_manifest
 from trip.data.decoding import Decoding
 from trip.data.examples import Example
 from trip.data.places import Root, schemes_of
 from trip.data.procedural import procedural_bank
-from trip.data.shards import is_shards, only_streams, unpacked, write_shards
+from trip.data.shards import index_shards, only_streams, unpacked, write_shards
 from trip.data.synthetic import SyntheticMotion
 from trip.data.text import printable
 from trip.data.video import write_video
@@ -86,8 +86,7 @@ def shard(options: DataShard) -> int:
         ValueError: no readable data set, a folder of other shards, or no clip that can be packed.
     """
     left_out: list[str] = []
-    with readable(options) as source:
-        examples = read(options, source)
+    with readable(options) as examples:
         paths = write_shards(
             examples,
             options.output,
@@ -105,25 +104,23 @@ def shard(options: DataShard) -> int:
 
 
 @contextmanager
-def readable(options: DataShard) -> Iterator[str]:
-    """The source; what can only be streamed, unpacked for as long as it is read."""
-    source = options.source
-    if not is_shards(source) or not any(map(only_streams, urls := shard_urls(source))):
-        yield source
+def readable(options: DataShard) -> Iterator[list[Example]]:
+    """The examples; what can only be streamed is unpacked for as long as they are read."""
+    layout = choose_layout(options.source) if options.layout == "auto" else options.layout
+    urls = shard_urls(options.source, options.root) if layout == "shards" else []
+    if not any(map(only_streams, urls)):
+        yield read(options)
         return
-    if len(urls) > 1:
-        raise ValueError(f"{source} names {len(urls)} packed tars; unpack them, or name one at a time")
     with unpacked(urls, options.output) as plain:
-        yield plain[0]
+        yield index_shards(plain)
 
 
-def read(options: Reading, source: str | None = None) -> list[Example]:
-    """The examples that the options name, whose source the user typed: of a URL, too."""
-    source = options.source if source is None else source
+def read(options: Reading) -> list[Example]:
+    """The examples that the options name; the user typed the source, which may be a URL therefore."""
     return read_examples(
-        source,
+        options.source,
         root=options.root,
-        schemes=(*options.schemes, *schemes_of(source)),
+        schemes=(*options.schemes, *schemes_of(options.source)),
         layout=options.layout,
         video_column=options.video_column,
         caption_column=options.caption_column,

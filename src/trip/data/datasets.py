@@ -27,7 +27,7 @@ from typing import Any
 from trip.data.clip_folders import Folder, walk
 from trip.data.examples import Example, Location, TarMember, Unusable, is_video, unique, visible
 from trip.data.places import Outside, Root, check_schemes
-from trip.data.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, stream_shards
+from trip.data.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, is_tar, stream_shards
 from trip.data.text import open_regular, printable, read_csv, read_json, read_jsonl, read_text
 from trip.files import write_text
 
@@ -184,8 +184,12 @@ def shard_urls(source: str | os.PathLike[str], root: Path | None = None) -> list
     folder = Path(source)
     if folder.is_dir():
         inside = Root(root or folder)
-        return [str(inside.check(path)) for path in visible(folder, ".tar")]
+        return [str(inside.check(path)) for path in _tars(folder)]
     return expand_braces(os.fspath(source))
+
+
+def _tars(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if is_tar(path.name)) if folder.is_dir() else []
 
 
 def _check_choices(layout: str, choices: Mapping[str, str | None], source: object) -> None:
@@ -576,7 +580,7 @@ _FINDERS: dict[str, Callable[[Path], Any]] = {
     "prompts": _find_prompts,
     "webvid": _find_webvid,
     "msrvtt": _find_msrvtt,
-    "shards": lambda path: path.is_dir() and visible(path, ".tar"),
+    "shards": _tars,
     "classes": _find_classes,
 }
 LAYOUTS: dict[str, Callable[[Any, _Wish], Iterable[_Entry]]] = {

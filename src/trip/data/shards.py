@@ -57,13 +57,17 @@ BOMB = 100
 """No clips are packed more densely than this."""
 
 
+_TAR = re.compile(r"\.tar(\.(gz|bz2|xz))?$", re.IGNORECASE)
+
+
 def is_shards(source: str) -> bool:
     """Whether a source names tars: a tar, a pattern of them, a URL or a command."""
-    return (
-        source.startswith("pipe:")
-        or "://" in source
-        or bool(re.search(r"\.tar(\.(gz|bz2|xz))?$", source, re.IGNORECASE))
-    )
+    return source.startswith("pipe:") or "://" in source or (is_tar(source) and not os.path.isdir(source))
+
+
+def is_tar(name: str) -> bool:
+    """Whether a name is that of a tar, packed or not."""
+    return bool(_TAR.search(name)) and not is_hidden(name.rpartition("/")[2])
 
 
 def expand_braces(pattern: str) -> list[str]:
