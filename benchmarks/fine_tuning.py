@@ -37,6 +37,7 @@ from benchmarks.motion import PipelineClips, circumstances, first_frame, model_i
 from benchmarks.pages import write_json
 from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.apps.options import DType
+from trip.condition import still
 from trip.data.clip_sources import ExampleClips, RenderedClip
 from trip.data.datasets import read_examples
 from trip.data.decoding import Decoding
@@ -46,9 +47,9 @@ from trip.evaluation.motion import Frames, Pair, direction_agreement, measure_cl
 from trip.evaluation.motion_pairs import camera_pairs
 from trip.models import BUNDLED_MODEL
 from trip.pipeline import TripPipeline
+from trip.schedule import noise_levels
 from trip.training.batches import encode_pixels
-from trip.training.objective import trip_loss
-from trip.training.schedule import noise_levels
+from trip.training.objective import Noising, Objective, trip_loss
 
 QUARTERS = 4
 Losses = Float[np.ndarray, "n 4"]
@@ -153,12 +154,11 @@ def clip_losses(pipeline: TripPipeline, clip: RenderedClip, t: Tensor, sigma: Te
     text, _ = pipeline.encode_prompt([clip.description["caption"]])
     assert text is not None
     eps = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(pipeline.device)
-    levels = noise_levels(pipeline.scheduler, t)
-    timestep, signal, noise = levels
-    states = text.expand(len(t), -1, -1)
-    loss = trip_loss(
-        pipeline.denoiser, latents, states, timestep, eps, signal, noise, sigma.to(latents.device), balance_clips=True
-    )
+    timestep, signal, noise = noise_levels(pipeline.scheduler, t)
+    condition = still(latents[:, :, :1], text=text.expand(len(t), -1, -1))
+    noising = Noising(timestep=timestep, eps=eps, signal=signal, noise=noise)
+    objective = Objective(sigma=sigma.to(latents.device), balance_clips=True)
+    loss = trip_loss(pipeline.denoiser, latents, condition, noising, objective)
     return loss.mean(1).cpu()
 
 

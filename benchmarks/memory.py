@@ -29,6 +29,7 @@ from benchmarks.meta_step import measure_inference
 from benchmarks.motion import circumstances
 from benchmarks.pages import fill_page, markdown, write_json
 from benchmarks.scaling import TEXT, TOKENS, VAE
+from trip.condition import still
 from trip.denoiser import TripDenoiser
 from trip.models import bundled_model_path
 from trip.noise_fusion import TemporalNoiseFusion
@@ -96,8 +97,8 @@ class Parts:
         with torch.device("meta"):
             z = torch.empty(2, channels, num_frames, side, side)
             image, t = torch.empty(2, channels, 1, side, side), torch.ones(2)
-            text = torch.empty(2, TOKENS, width, dtype=HALF)
-        return lambda: denoiser(z, t, text, image, image, t / 2, t / 2)
+            condition = still(image, text=torch.empty(2, TOKENS, width, dtype=HALF))
+        return lambda: denoiser(z, t, condition, t / 2, t / 2)
 
     def decode(self, frames: int, size: int) -> Callable[[], Any]:
         """`frames` frames at once."""
@@ -214,7 +215,7 @@ def run_forward(denoiser: TripDenoiser, num_frames: int, size: int) -> Any:
     channels, width, side = unet.config["out_channels"], unet.config["cross_attention_dim"], size // MINI_FACTOR
     z, image = torch.randn(1, channels, num_frames, side, side), torch.randn(1, channels, 1, side, side)
     half = torch.tensor([0.5])
-    return denoiser(z, 1000 * half, torch.randn(1, 16, width), image, image, half, half)
+    return denoiser(z, 1000 * half, still(image, text=torch.randn(1, 16, width)), half, half)
 
 
 # ----------------------------------------------------------------------------------------------------- the tables

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trip.condition import Condition
 from trip.denoiser import DenoiserOutput, TripDenoiser
 from trip.noise_prior import Clip, optimal_estimate, optimal_lambda
 from trip.pipeline import TripPipeline
@@ -30,22 +31,15 @@ class PriorFirst(nn.Module):
         self.denoiser, self.tolerance = denoiser, tolerance
 
     def forward(
-        self,
-        z_t: Clip,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        image_latents: Tensor,
-        reference: Tensor,
-        signal: Tensor,
-        noise: Tensor,
+        self, z_t: Clip, timestep: Tensor, condition: Condition, signal: Tensor, noise: Tensor
     ) -> DenoiserOutput:
         """As the denoiser, or the estimate with Delta = 0."""
         sigma = self.denoiser.fusion.table("sigma", z_t.device)
         error = (1 - optimal_lambda(signal, noise, sigma, z_t)).sqrt().max()
         if error >= self.tolerance:
-            return self.denoiser(z_t, timestep, encoder_hidden_states, image_latents, reference, signal, noise)
+            return self.denoiser(z_t, timestep, condition, signal, noise)
         nothing = torch.zeros_like(z_t)
-        return DenoiserOutput(optimal_estimate(z_t, reference, nothing, signal, noise, sigma), nothing)
+        return DenoiserOutput(optimal_estimate(z_t, condition.reference, nothing, signal, noise, sigma), nothing)
 
 
 class SkippingPipeline(TripPipeline):

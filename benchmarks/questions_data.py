@@ -21,9 +21,9 @@ from trip.data.decoding import Decoding
 from trip.data.examples import Example
 from trip.data.latents import LatentClips, batched
 from trip.noise_fusion import LinearNoiseFusion
-from trip.noise_prior import epsilon_prior, optimal_target
+from trip.noise_prior import epsilon_prior, optimal_target, per_frame, prediction_from_sample
+from trip.schedule import noise_levels
 from trip.training.encoders import LatentEncoder
-from trip.training.schedule import noise_levels
 
 DISTANCES = (1, 2, 4, 8)
 """Of frames whose priors are compared."""
@@ -111,6 +111,13 @@ def measure_clips(clips: Latents, scheduler: Any, sigma: Tensor, ends: tuple[flo
     }
 
 
+def linear_target(z_0: Tensor, reference: Tensor, eps: Tensor, signal: Tensor, noise: Tensor, lam: Tensor) -> Tensor:
+    """Eq. 9 solved for the residual noise; its variance is 1 + (lambda / (1 - lambda))^2 snr sigma^2."""
+    lam = per_frame(lam, z_0)
+    sample = (z_0 - lam * reference) / (1 - lam).clamp_min(1e-4)
+    return prediction_from_sample(sample, signal * z_0 + noise * eps, signal, noise, "epsilon")
+
+
 def measure_at(z_0: Tensor, scheduler: Any, t: int, sigma: Tensor, ends: tuple[float, float]) -> dict[str, np.ndarray]:
     """Everything that is measured at one timestep; sums over batches of clips."""
     _, signal, noise = noise_levels(scheduler, torch.tensor([t]))
@@ -128,7 +135,7 @@ def measure_at(z_0: Tensor, scheduler: Any, t: int, sigma: Tensor, ends: tuple[f
             "eps": squares(eps),
             "product": (prior * eps).sum(dim=(0, 1, 3, 4)),
             "optimal": squares(optimal_target(z, r, eps, signal, noise, sigma)),
-            "linear": squares(linear.residual_target(z, r, eps, signal, noise)),
+            "linear": squares(linear_target(z, r, eps, signal, noise, linear.lam)),
             "prior_lags": torch.stack([lag_sums(prior, k) for k in DISTANCES]),
             "noise_lags": torch.stack([lag_sums(eps, k) for k in DISTANCES]),
             "flicker": torch.stack([(e - z).diff(dim=2).square().sum() for e in (*estimates, z * 0)]),

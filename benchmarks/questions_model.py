@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trip.ablation.scores import TIMESTEPS, HeldOut, fixed_noise, follows, snr_at
+from trip.condition import still
 from trip.data.captions import CAMERA_KINDS, draw_caption
 from trip.data.synthetic import Photo
 from trip.evaluation.metrics import bootstrap_interval
@@ -31,7 +32,7 @@ from trip.evaluation.motion_pairs import whole_photo
 from trip.noise_fusion import OptimalNoiseFusion, TemporalNoiseFusion
 from trip.noise_prior import per_clip
 from trip.pipeline import TripPipeline
-from trip.training.schedule import noise_levels
+from trip.schedule import noise_levels
 
 FUSIONS = ("prior", "optimal", "rescaled", "tnf")
 STEPS = (("prior", "optimal"), ("prior", "rescaled"), ("optimal", "tnf"), ("rescaled", "tnf"))
@@ -84,12 +85,12 @@ def measure_network(pipeline: TripPipeline, clips: HeldOut) -> dict[str, Any]:
 def estimates_at(pipeline: TripPipeline, z_0: Tensor, text: Any, t: int, eps: Tensor) -> dict[str, Tensor]:
     """z_0 from z_0 noised to t by every fusion; one pass through the network."""
     timestep, signal, noise = noise_levels(pipeline.scheduler, torch.full((len(z_0),), t))
-    z_t, r = per_clip(signal, z_0) * z_0 + per_clip(noise, z_0) * eps, z_0[:, :, :1]
-    made = pipeline.denoiser(z_t, timestep, text, r, r, signal, noise)
+    z_t, condition = per_clip(signal, z_0) * z_0 + per_clip(noise, z_0) * eps, still(z_0[:, :, :1], text=text)
+    made = pipeline.denoiser(z_t, timestep, condition, signal, noise)
     optimal = OptimalNoiseFusion(sigma=pipeline.fusion.config["sigma"])
     return {
-        "prior": optimal(z_t, r, torch.zeros_like(z_t), signal, noise, timestep),
-        "optimal": optimal(z_t, r, made.residual.float(), signal, noise, timestep),
+        "prior": optimal(z_t, condition, torch.zeros_like(z_t), signal, noise, timestep),
+        "optimal": optimal(z_t, condition, made.residual.float(), signal, noise, timestep),
         "tnf": made.sample,
     }
 

@@ -29,13 +29,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from benchmarks.command import command
 from benchmarks.meta_step import measure_inference, measure_step
 from benchmarks.pages import fill_page, markdown, write_json
+from trip.condition import still
 from trip.data.decoding import Decoding, decode_clip
 from trip.data.video import write_video
 from trip.denoiser import TripDenoiser
 from trip.residual_unet import ResidualUNet3D
 from trip.training.config import TrainingConfig
 from trip.training.memory import state_bytes
-from trip.training.objective import trip_loss
+from trip.training.objective import Noising, Objective, trip_loss
 from trip.training.parts import choose_trainable, new_fusion
 from trip.training.presets import paper
 
@@ -112,7 +113,9 @@ def step_loss(
     z_0 = torch.empty(batch, channels, config.num_frames, latent, latent, device=device)
     text, t = torch.empty(batch, tokens, width, device=device), torch.ones(batch, device=device) / 2
     sigma = torch.ones(config.num_frames, device=device)
-    return lambda: trip_loss(denoiser, z_0, text, t, z_0, t, t, sigma, config.objective, t).mean()
+    condition = still(z_0[:, :, :1], keep=t, text=text)
+    noising = Noising(timestep=t, eps=z_0, signal=t, noise=t)
+    return lambda: trip_loss(denoiser, z_0, condition, noising, Objective(sigma=sigma, kind=config.objective)).mean()
 
 
 def count(*modules: nn.Module, trained: bool = False) -> int:

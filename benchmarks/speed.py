@@ -48,8 +48,10 @@ from benchmarks.measuring import (
 from benchmarks.motion import circumstances
 from benchmarks.pages import write_json
 from trip.apps.loading import compile_layers
+from trip.condition import Condition, first_frame
 from trip.data.video import write_video
 from trip.denoiser import TripDenoiser
+from trip.guidance import Guidance
 from trip.models import bundled_model_path
 from trip.noise_fusion import DEFAULT_SIGMA, OptimalNoiseFusion
 from trip.pipeline import TripPipeline
@@ -236,7 +238,10 @@ def our_loop(network: ResidualUNet3D, inputs: Inputs, steps: int) -> Call:
     frames = inputs.latents.shape[2]
     sigma = (DEFAULT_SIGMA + DEFAULT_SIGMA[-1:] * frames)[:frames]
     denoiser = TripDenoiser(network, OptimalNoiseFusion(sigma=sigma, concat="none"))
-    image = inputs.latents[:, :, :1]
+    reference = inputs.latents[:, :, :1].float()
+    condition = Condition(
+        reference=reference, pinned=first_frame(frames), image=reference, text=inputs.text, null_text=inputs.null
+    )
 
     def loop() -> list[Any]:
         return list(
@@ -244,12 +249,9 @@ def our_loop(network: ResidualUNet3D, inputs: Inputs, steps: int) -> Call:
                 denoiser,
                 scheduler(),
                 inputs.latents.float(),
-                image_latents=image,
-                reference=image.float(),
-                encoder_hidden_states=inputs.text,
-                null_hidden_states=inputs.null,
-                num_inference_steps=steps,
-                guidance_scale=9.0,
+                condition,
+                steps=steps,
+                guidance=Guidance(scale=9.0),
             )
         )
 

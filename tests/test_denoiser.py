@@ -1,5 +1,6 @@
 """TripDenoiser: how the image enters the backbone, and that any backbone with the documented call works."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from trip.condition import Condition
 from trip.denoiser import TripDenoiser
 from trip.noise_fusion import LinearNoiseFusion, OptimalNoiseFusion, TemporalNoiseFusion
 from trip.noise_prior import optimal_estimate
@@ -35,7 +37,7 @@ def inputs(seed=0):
     rng = torch.Generator().manual_seed(seed)
     draw = [torch.randn(n, generator=rng) for n in ((B, C, F, H, W), (B, 5, 8), (B, C, 1, H, W), (B, C, 1, H, W))]
     z_t, text, image, reference = draw
-    return z_t, torch.tensor([7, 700]), text, image, reference, A, S
+    return z_t, torch.tensor([7, 700]), Condition(reference=reference, image=image, text=text), A, S
 
 
 def fusion(concat="time", **config):
@@ -45,7 +47,8 @@ def fusion(concat="time", **config):
 def test_time_puts_the_clean_image_in_front_and_drops_its_output():
     """The paper: N + 1 frames in, the last N out."""
     backbone = Recorder()
-    z_t, t, text, image, *_ = call = inputs()
+    z_t, t, condition, *_ = call = inputs()
+    image, text = condition.image, condition.text
     output = TripDenoiser(backbone, fusion("time"))(*call)
     latents, timestep, states = backbone.seen
     assert latents.shape == (B, C, F + 1, H, W)
@@ -57,7 +60,8 @@ def test_time_puts_the_clean_image_in_front_and_drops_its_output():
 def test_channel_repeats_the_image_over_the_frames():
     """TRIP_C."""
     backbone = Recorder()
-    z_t, _, _, image, *_ = call = inputs()
+    z_t, _, condition, *_ = call = inputs()
+    image = condition.image
     output = TripDenoiser(backbone, fusion("channel"))(*call)
     latents = backbone.seen[0]
     assert latents.shape == (B, 2 * C, F, H, W)
@@ -74,7 +78,8 @@ def test_none_keeps_the_backbone_blind():
 
 @pytest.mark.parametrize("concat", ["time", "channel", "none"])
 def test_the_estimate_is_the_fusion_of_prior_and_residual(concat):
-    z_t, _, _, _, reference, *_ = call = inputs()
+    z_t, _, condition, *_ = call = inputs()
+    reference = condition.reference
     output = TripDenoiser(Recorder(), fusion(concat))(*call)
     expected = optimal_estimate(z_t, reference, output.residual, A, S, torch.tensor(SIGMA))
     assert_close(output.sample, expected, rtol=0, atol=0)
@@ -84,25 +89,26 @@ def test_the_estimate_is_the_fusion_of_prior_and_residual(concat):
 def test_without_shortcut_the_reference_is_not_used():
     """TRIP-."""
     denoiser = TripDenoiser(Recorder(), fusion(shortcut=False, prediction_type="v_prediction"))
-    z_t, t, text, image, reference, a, s = inputs()
-    output = denoiser(z_t, t, text, image, reference, a, s)
+    z_t, t, condition, a, s = inputs()
+    output = denoiser(z_t, t, condition, a, s)
     assert_close(output.sample, a * z_t - s * output.residual)
-    assert torch.equal(denoiser(z_t, t, text, image, reference + 1, a, s).sample, output.sample)
+    other = replace(condition, reference=condition.reference + 1)
+    assert torch.equal(denoiser(z_t, t, other, a, s).sample, output.sample)
 
 
 def test_image_latents_and_reference_are_separate():
     """Image guidance drops the image from the backbone's input and keeps the prior."""
     backbone = Recorder()
-    z_t, t, text, image, reference, a, s = inputs()
-    output = TripDenoiser(backbone, fusion("time"))(z_t, t, text, torch.zeros_like(image), reference, a, s)
+    z_t, t, condition, a, s = inputs()
+    output = TripDenoiser(backbone, fusion("time"))(z_t, t, condition.without_image(), a, s)
     assert not backbone.seen[0][:, :, 0].any()
-    assert torch.equal(output.sample[:, :, :1], reference)
+    assert torch.equal(output.sample[:, :, :1], condition.reference)
 
 
 def test_one_reference_per_frame():
-    z_t, t, text, image, _, a, s = inputs()
+    z_t, t, condition, a, s = inputs()
     reference = torch.randn(z_t.shape, generator=torch.Generator().manual_seed(9))
-    output = TripDenoiser(Recorder(), fusion())(z_t, t, text, image, reference, a, s)
+    output = TripDenoiser(Recorder(), fusion())(z_t, t, replace(condition, reference=reference), a, s)
     expected = optimal_estimate(z_t, reference, output.residual, a, s, torch.tensor(SIGMA))
     assert_close(output.sample, expected, rtol=0, atol=0)
 
@@ -133,13 +139,15 @@ def test_one_timestep_for_all_clips_or_one_each(timestep):
 
 
 def test_coefficients_per_clip_equal_clip_by_clip():
-    z_t, t, text, image, reference, *_ = inputs()
+    z_t, t, condition, *_ = inputs()
     a, s = torch.tensor([0.6, 0.28]), torch.tensor([0.8, 0.96])
     denoiser = TripDenoiser(Recorder(), fusion())
-    both = denoiser(z_t, t, text, image, reference, a, s).sample
+    both = denoiser(z_t, t, condition, a, s).sample
     for i in range(B):
-        one = (x[i : i + 1] for x in (z_t, t, text, image, reference))
-        assert_close(denoiser(*one, a[i], s[i]).sample, both[i : i + 1], rtol=0, atol=0)
+        parts = (condition.reference, condition.image, condition.text)
+        reference, image, text = (x[i : i + 1] for x in parts)
+        one = Condition(reference=reference, image=image, text=text)
+        assert_close(denoiser(z_t[i : i + 1], t[i : i + 1], one, a[i], s[i]).sample, both[i : i + 1], rtol=0, atol=0)
 
 
 def test_extra_output_channels_are_ignored_and_missing_ones_are_an_error():

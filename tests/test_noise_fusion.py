@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from trip.condition import Condition
 from trip.noise_fusion import (
     LinearNoiseFusion,
     NoiseFusion,
@@ -15,6 +16,7 @@ from trip.noise_fusion import (
 )
 from trip.noise_prior import (
     optimal_lambda,
+    optimal_target,
     prediction_from_sample,
     sample_from_prediction,
     training_free_lambda,
@@ -58,7 +60,7 @@ def test_linear_fusion_is_eq9_of_prior_and_residual(kind):
     prior = prediction_from_sample(reference.expand_as(z_t), z_t, A, S, kind)
     lam = torch.tensor([0.9, 0.7, 0.5, 0.3])[:, None, None]
     mixed = lam * prior + (1 - lam) * residual
-    estimate = fusion(z_t, reference, residual, A, S, t)
+    estimate = fusion(z_t, Condition(reference=reference), residual, A, S, t)
     assert_close(estimate, sample_from_prediction(mixed, z_t, A, S, kind), atol=1e-5, rtol=1e-5)
 
 
@@ -70,14 +72,14 @@ def linear(**config):
     return LinearNoiseFusion(num_frames=4, **config)
 
 
-@pytest.mark.parametrize("make", [linear, optimal, tnf])
+@pytest.mark.parametrize("make", [optimal, tnf])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_residual_target_is_what_the_backbone_must_output(make, kind):
+def test_the_optimal_target_is_what_the_backbone_must_output(make, kind):
     """Frame 1 (sigma = 0) is the reference, so it is exact too."""
     z_0, _, eps, t = clips((2, 4, 3, 5))
     reference, fusion = z_0[:, :, :1], make(prediction_type=kind)
-    target = fusion.residual_target(z_0, reference, eps, A, S)
-    assert_close(fusion(A * z_0 + S * eps, reference, target, A, S, t), z_0, atol=1e-4, rtol=1e-4)
+    target = optimal_target(z_0, reference, eps, A, S, torch.tensor(SIGMA))
+    assert_close(fusion(A * z_0 + S * eps, Condition(reference=reference), target, A, S, t), z_0, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("make", [linear, optimal, tnf, lambda **c: TrainingFreeNoiseFusion(sigma=SIGMA, **c)])
@@ -86,23 +88,23 @@ def test_without_shortcut_the_output_is_the_prediction(make, kind):
     """TRIP-: the reference has no influence."""
     z_0, reference, eps, t = clips((2, 4, 4, 4))
     fusion = make(prediction_type=kind, shortcut=False)
-    target = fusion.prediction(z_0, eps, A, S)
+    target = prediction_from_sample(z_0, A * z_0 + S * eps, A, S, kind)
     for r in (reference, reference + 1):
-        assert_close(fusion(A * z_0 + S * eps, r, target, A, S, t), z_0, atol=1e-5, rtol=1e-5)
+        assert_close(fusion(A * z_0 + S * eps, Condition(reference=r), target, A, S, t), z_0, atol=1e-5, rtol=1e-5)
 
 
 def test_optimal_fusion_gives_the_reference_where_sigma_is_zero():
     z_t, reference, residual, t = clips((2, 4, 4, 4))
-    estimate = optimal()(z_t, reference, residual, A, S, t)
+    estimate = optimal()(z_t, Condition(reference=reference), residual, A, S, t)
     assert torch.equal(estimate[:, :, :1], reference)
 
 
 def test_sigma_per_channel_and_frame():
     z_t, reference, residual, t = clips((2, 4, 4, 4))
     table = [SIGMA, [2 * x for x in SIGMA]]
-    both = OptimalNoiseFusion(sigma=table)(z_t, reference, residual, A, S, t)
+    both = OptimalNoiseFusion(sigma=table)(z_t, Condition(reference=reference), residual, A, S, t)
     for channel, row in enumerate(table):
-        alone = OptimalNoiseFusion(sigma=row)(z_t, reference, residual, A, S, t)
+        alone = OptimalNoiseFusion(sigma=row)(z_t, Condition(reference=reference), residual, A, S, t)
         assert_close(both[:, channel], alone[:, channel], rtol=0, atol=0)
 
 
@@ -117,7 +119,7 @@ def test_training_free_fusion_mixes_reference_and_estimate():
     x0_hat = sample_from_prediction(residual, z_t, A, S, "v_prediction")
     lam = training_free_lambda(torch.tensor([0.107, 0.73])[:, None], torch.tensor(SIGMA))[:, None, :, None, None]
     expected = lam * reference + (1 - lam) * x0_hat
-    assert_close(fusion(z_t, reference, residual, A, S, t), expected, atol=1e-5, rtol=1e-5)
+    assert_close(fusion(z_t, Condition(reference=reference), residual, A, S, t), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_tau_is_interpolated_and_constant_beyond_its_table():
@@ -135,8 +137,8 @@ def test_tau_is_interpolated_and_constant_beyond_its_table():
 def test_tnf_at_initialisation_is_the_optimal_fusion(size, dtype):
     z_t, reference, residual, t = clips(size, dtype=dtype)
     fusion = tnf(size[0]).to(dtype)
-    expected = optimal()(z_t, reference, residual, A, S, t)
-    estimate = fusion(z_t, reference, residual, A, S, t)
+    expected = optimal()(z_t, Condition(reference=reference), residual, A, S, t)
+    estimate = fusion(z_t, Condition(reference=reference), residual, A, S, t)
     assert estimate.dtype == torch.float32
     assert_close(estimate, expected, rtol=0, atol=0)
 
@@ -144,8 +146,8 @@ def test_tnf_at_initialisation_is_the_optimal_fusion(size, dtype):
 def test_tnf_under_autocast_keeps_the_estimate_in_float32():
     z_t, reference, residual, t = clips((2, 4, 4, 4))
     with torch.autocast("cpu", torch.bfloat16):
-        estimate = tnf()(z_t, reference, residual, A, S, t)
-    assert_close(estimate, optimal()(z_t, reference, residual, A, S, t), rtol=0, atol=0)
+        estimate = tnf()(z_t, Condition(reference=reference), residual, A, S, t)
+    assert_close(estimate, optimal()(z_t, Condition(reference=reference), residual, A, S, t), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("gate", [-3.0, -0.5, 1.0, 4.0])
@@ -154,7 +156,7 @@ def test_gate_moves_lambda_in_log_odds(gate):
     z_t, reference, residual, t = clips((2, 4, 4, 4))
     fusion = tnf()
     set_gate(fusion, gate)
-    estimate = fusion(z_t, reference, torch.zeros_like(residual), A, S, t)
+    estimate = fusion(z_t, Condition(reference=reference), torch.zeros_like(residual), A, S, t)
     weight = (1 - A * (estimate - reference) / (z_t - A * reference))[:, :, 1:]
     start = optimal_lambda(A, S, torch.tensor(SIGMA), z_t)[:, :, 1:].expand_as(weight)
     assert_close(weight.logit(), start.logit() - gate, atol=1e-2, rtol=1e-3)
@@ -167,7 +169,7 @@ def test_tnf_gradients_are_finite_everywhere(gate, a, s):
     set_gate(fusion, gate)
     z_t, reference, residual, t = clips((2, 4, 3, 5))
     residual.requires_grad_()
-    fusion(z_t, reference, residual, a, s, t).square().sum().backward()
+    fusion(z_t, Condition(reference=reference), residual, a, s, t).square().sum().backward()
     for tensor in (residual, *fusion.parameters()):
         assert tensor.grad is not None and tensor.grad.isfinite().all()
 
@@ -176,7 +178,7 @@ def test_tnf_gradients_are_finite_everywhere(gate, a, s):
 def test_tnf_uses_every_parameter(base):
     fusion = tnf(perturb=0.05, base=base)
     z_t, reference, residual, t = clips((2, 4, 3, 5))
-    fusion(z_t, reference, residual, A, S, t).square().sum().backward()
+    fusion(z_t, Condition(reference=reference), residual, A, S, t).square().sum().backward()
     unused = [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.any()]
     assert unused == []
 
@@ -186,9 +188,8 @@ def test_tnf_uses_every_parameter(base):
 def test_tnf_from_scratch_predicts_by_itself(size, kind):
     z_t, reference, residual, t = clips(size)
     fusion = tnf(size[0], base="none", prediction_type=kind)
-    estimate = fusion(z_t, reference, residual, A, S, t)
+    estimate = fusion(z_t, Condition(reference=reference), residual, A, S, t)
     assert estimate.shape == z_t.shape and estimate.isfinite().all()
-    assert fusion.residual_target(z_t, reference, residual, A, S) is None
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -201,10 +202,13 @@ def test_tnf_reads_the_prior_the_residual_and_the_timestep():
     """Eq. 11: phi(Delta, prior, t). Each of the three alone changes the correction."""
     z_t, reference, residual, t = clips((2, 4, 4, 4))
     fusion = tnf(perturb=0.1)
-    base = fusion.features(z_t, reference, residual, A, S, t)
-    for changed in ((z_t, reference + 1, residual, A, S, t), (z_t, reference, residual + 1, A, S, t)):
+    base = fusion.features(z_t, Condition(reference=reference), residual, A, S, t)
+    for changed in (
+        (z_t, Condition(reference=reference + 1), residual, A, S, t),
+        (z_t, Condition(reference=reference), residual + 1, A, S, t),
+    ):
         assert not torch.allclose(fusion.features(*changed), base)
-    assert not torch.allclose(fusion.features(z_t, reference, residual, A, S, t + 50), base)
+    assert not torch.allclose(fusion.features(z_t, Condition(reference=reference), residual, A, S, t + 50), base)
 
 
 def test_prior_tokens_have_unit_variance():
@@ -221,11 +225,11 @@ def test_tnf_learns_something_the_optimal_fusion_cannot():
     """A Delta of half its size is doubled by the correction: the loss falls below its start."""
     z_0, _, eps, t = clips((2, 4, 4, 4))
     reference, fusion = z_0[:, :, :1], tnf()
-    residual = 0.5 * fusion.residual_target(z_0, reference, eps, A, S)
+    residual = 0.5 * optimal_target(z_0, reference, eps, A, S, torch.tensor(SIGMA))
     optimizer = torch.optim.Adam(fusion.parameters(), lr=1e-2)
     losses = []
     for _ in range(30):
-        loss = (fusion(A * z_0 + S * eps, reference, residual, A, S, t) - z_0).square().mean()
+        loss = (fusion(A * z_0 + S * eps, Condition(reference=reference), residual, A, S, t) - z_0).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -259,7 +263,7 @@ def test_saved_fusion_loads_to_the_same_output(name, dtype, tmp_path):
             assert loaded.table(key).dtype == torch.float32
     z_t, reference, residual, t = clips((2, 4, 4, 4), dtype=dtype)
     with torch.no_grad():
-        outputs = [f(z_t, reference, residual, A, S, t) for f in (fusion, loaded)]
+        outputs = [f(z_t, Condition(reference=reference), residual, A, S, t) for f in (fusion, loaded)]
     assert torch.equal(*outputs)
 
 
@@ -268,7 +272,7 @@ def test_fusions_stay_on_the_device_of_the_clip(name):
     """The meta device refuses to mix with the CPU as a GPU does."""
     z_t, reference, residual, t = (x.to("meta") for x in clips((2, 4, 4, 4)))
     for a, s in ((A, S), (torch.tensor(A), torch.tensor(S)), (torch.tensor([A, A]), torch.tensor([S, S]))):
-        assert FUSIONS[name]().to("meta")(z_t, reference, residual, a, s, t).device.type == "meta"
+        assert FUSIONS[name]().to("meta")(z_t, Condition(reference=reference), residual, a, s, t).device.type == "meta"
 
 
 def test_table_follows_a_changed_config():
@@ -282,14 +286,14 @@ def test_clip_longer_than_the_table_is_an_error():
     z_t, reference, residual, t = clips((2, 5, 4, 4))
     for fusion in (optimal(), linear(), tnf()):
         with pytest.raises(ValueError, match="5 frames exceed the 4"):
-            fusion(z_t, reference, residual, A, S, t)
+            fusion(z_t, Condition(reference=reference), residual, A, S, t)
 
 
 def test_shorter_clips_use_the_head_of_the_table():
     z_t, reference, residual, t = clips((2, 4, 4, 4))
     for fusion in (optimal(), linear()):
-        whole = fusion(z_t, reference, residual, A, S, t)
-        part = fusion(z_t[:, :, :3], reference, residual[:, :, :3], A, S, t)
+        whole = fusion(z_t, Condition(reference=reference), residual, A, S, t)
+        part = fusion(z_t[:, :, :3], Condition(reference=reference), residual[:, :, :3], A, S, t)
         assert_close(part, whole[:, :, :3], rtol=0, atol=0)
 
 

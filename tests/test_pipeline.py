@@ -14,7 +14,9 @@ from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, C
 
 from tiny_models import tiny_vae
 from trip import sampler
+from trip.condition import Condition, first_frame
 from trip.denoiser import TripDenoiser
+from trip.guidance import Guidance
 from trip.noise_fusion import OptimalNoiseFusion, TemporalNoiseFusion, TrainingFreeNoiseFusion
 from trip.pipeline import Batch, PerFrameText, TripPipeline, to_pixels
 from trip.residual_unet import ResidualUNet3D
@@ -443,10 +445,11 @@ def test_foreign_backbone_through_denoiser_and_sampler():
     torch.manual_seed(3)
     denoiser = TripDenoiser(PerFrameText(UNetMotionModel(**MOTION_UNET)), OptimalNoiseFusion(sigma=[0.0, 0.5, 0.7]))
     z_T, image = torch.randn(2, 4, 3, 8, 8), torch.randn(2, 4, 1, 8, 8)
-    options = {"reference": image, "image_latents": image, "num_inference_steps": 3, "guidance_scale": 3.0}
-    text = {"encoder_hidden_states": torch.randn(2, 5, TEXT), "null_hidden_states": torch.randn(2, 5, TEXT)}
+    text, null = torch.randn(2, 2, 5, TEXT)
+    condition = Condition(reference=image, image=image, pinned=first_frame(3), text=text, null_text=null)
+    options = {"steps": 3, "guidance": Guidance(scale=3.0)}
     with torch.no_grad():
-        *_, step = sampler.sample(denoiser.eval(), diffusers.UniPCMultistepScheduler(), z_T, **options, **text)
+        *_, step = sampler.sample(denoiser.eval(), diffusers.UniPCMultistepScheduler(), z_T, condition, **options)
     assert step.z_t.shape == z_T.shape and step.z_t.isfinite().all()
     assert torch.equal(step.z_t[:, :, :1], image)
 

@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from trip.condition import Condition, first_frame
+from trip.guidance import Guidance, rescale_guidance
 from trip.noise_prior import prediction_from_sample, sample_from_prediction
-from trip.sampler import guidance_branches, rescale_guidance, sample, schedule_at, set_timesteps
+from trip.sampler import sample
+from trip.schedule import schedule_at, set_timesteps
 
 # diffusers 0.42 hands tensors to NumPy functions, which NumPy 2.4 warns about
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -62,7 +65,7 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.z_0, self.eps, self.error = z_0, None, 0.0
 
-    def forward(self, z_t, timestep, encoder_hidden_states, image_latents, reference, signal, noise):
+    def forward(self, z_t, timestep, condition, signal, noise):
         if self.eps is None:
             self.eps = (z_t - signal * self.z_0) / noise
         self.error = max(self.error, float((z_t - signal * self.z_0 - noise * self.eps).abs().max()))
@@ -85,8 +88,8 @@ class Nonlinear(torch.nn.Module):
         mixed = torch.einsum("ij,bjfhw->bifhw", self.mix, z_t + 0.3 * image)
         return torch.tanh(mixed + t) + text.mean((1, 2)).reshape(-1, 1, 1, 1, 1)
 
-    def forward(self, z_t, timestep, encoder_hidden_states, image_latents, reference, signal, noise):
-        raw = self.raw(z_t, timestep, encoder_hidden_states, image_latents)
+    def forward(self, z_t, timestep, condition, signal, noise):
+        raw = self.raw(z_t, timestep, condition.text, condition.image)
         return Output(sample_from_prediction(raw, z_t, signal, noise, self.prediction_type))
 
 
@@ -98,11 +101,11 @@ def clip(rng):
     return z_0, z_T, z_0[:, :, :1], text, null
 
 
-def run(denoiser, scheduler, clip, steps=20, **options):
+def run(denoiser, scheduler, clip, steps=20, guidance=None, condition=None, **options):
     _, z_T, image, text, null = clip
-    options = {"reference": image, "exact_first_frame": False, "null_hidden_states": null, **options}
-    options |= {"image_latents": image, "encoder_hidden_states": text, "num_inference_steps": steps}
-    return list(sample(denoiser, scheduler, z_T, **options))[-1].z_t
+    condition = Condition(**{"reference": image, "image": image, "text": text, "null_text": null, **(condition or {})})
+    guidance = Guidance(**(guidance or {}))
+    return list(sample(denoiser, scheduler, z_T, condition, steps=steps, guidance=guidance, **options))[-1].z_t
 
 
 # ------------------------------------------------------------------------------------------ row 4: the oracle
@@ -169,7 +172,7 @@ def test_ddim_equals_diffusers(clip, prediction_type, guidance_scale):
     config = {**DDIM, "prediction_type": prediction_type}
     expected = diffusers_loop(model, diffusers.DDIMScheduler(**config), clip, 50, guidance_scale)
     scale = 1.0 if guidance_scale is None else guidance_scale
-    actual = run(model, diffusers.DDIMScheduler(**config), clip, 50, guidance_scale=scale)
+    actual = run(model, diffusers.DDIMScheduler(**config), clip, 50, {"scale": scale})
     assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -180,7 +183,7 @@ def test_other_schedulers_equal_diffusers(name, clip):
     scheduler.set_timesteps(20)
     scaled = (clip[0], clip[1] * scheduler.init_noise_sigma, *clip[2:])
     expected = diffusers_loop(model, kind(**config), scaled, 20, 3.0)
-    assert_close(run(model, kind(**config), clip, 20, guidance_scale=3.0), expected, atol=1e-4, rtol=1e-4)
+    assert_close(run(model, kind(**config), clip, 20, {"scale": 3.0}), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_stochastic_ddim_equals_diffusers_with_the_same_generator(clip):
@@ -216,16 +219,10 @@ def counted(model):
 def test_only_branches_with_weight_are_evaluated(clip, scales, branches):
     model = Nonlinear()
     sizes = counted(model)
-    run(
-        model,
-        diffusers.DDIMScheduler(**DDIM),
-        clip,
-        2,
-        guidance_scale=scales[0],
-        image_guidance_scale=scales[1],
-    )
+    guidance = {"scale": scales[0], "image_scale": scales[1]}
+    run(model, diffusers.DDIMScheduler(**DDIM), clip, 2, guidance)
     assert sizes == [2 * branches] * 2
-    assert sum(float(b.weight) for b in guidance_branches(*scales)) == pytest.approx(1)
+    assert sum(float(b.weight) for b in Guidance(**guidance).branches) == pytest.approx(1)
 
 
 def test_two_scale_guidance_is_that_of_instruct_pix2pix(clip):
@@ -238,17 +235,17 @@ def test_two_scale_guidance_is_that_of_instruct_pix2pix(clip):
         e00 = model.raw(z, t, null, torch.zeros_like(image))
         e10, e11 = model.raw(z, t, null, image), model.raw(z, t, text, image)
         z = scheduler.step(e00 + g_image * (e10 - e00) + g_text * (e11 - e10), t, z).prev_sample
-    options = {"guidance_scale": g_text, "image_guidance_scale": g_image}
-    actual = run(model, diffusers.DDIMScheduler(**DDIM), clip, 10, **options)
+    guidance = {"scale": g_text, "image_scale": g_image}
+    actual = run(model, diffusers.DDIMScheduler(**DDIM), clip, 10, guidance)
     assert_close(actual, z, atol=1e-5, rtol=1e-5)
 
 
 def test_frame_ramp_gives_every_frame_its_scale(clip):
     """The network mixes no frames, so each frame must equal that of a run with its scale throughout."""
     ramp = torch.tensor([1.0, 2.0, 4.0, 6.0, 7.5])
-    actual = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 10, guidance_scale=ramp)
+    actual = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 10, {"scale": ramp})
     for frame, scale in enumerate(ramp.tolist()):
-        uniform = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 10, guidance_scale=scale)
+        uniform = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 10, {"scale": scale})
         assert_close(actual[:, :, frame], uniform[:, :, frame], atol=1e-5, rtol=1e-5)
 
 
@@ -262,7 +259,7 @@ def test_rescale_restores_the_conditioned_contrast(clip):
 
 
 def test_rescale_keeps_the_conditioned_branch():
-    assert [b.text for b in guidance_branches(0.0, keep_text=True)] == [True, False]
+    assert [b.text for b in Guidance(scale=0.0, rescale=0.5).branches] == [True, False]
 
 
 # ------------------------------------------------------------------------- where and how often guidance acts
@@ -289,14 +286,14 @@ def guided_loop(model, clip, steps, scale_at, every=1):
     return z
 
 
-OPTIONS = {"guidance_scale": 4.0, "guidance_rescale": 0.3}
+STRONG = {"scale": 4.0, "rescale": 0.3}
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "heun", "flow-euler"])
 def test_the_whole_interval_changes_nothing(name, clip):
     kind, config = SCHEDULERS[name]
-    plain = run(Nonlinear(), kind(**config), clip, 6, **OPTIONS)
-    whole = run(Nonlinear(), kind(**config), clip, 6, guidance_interval=(0.0, 1.0), guidance_every=1, **OPTIONS)
+    plain = run(Nonlinear(), kind(**config), clip, 6, STRONG)
+    whole = run(Nonlinear(), kind(**config), clip, 6, {"interval": (0.0, 1.0), "every": 1, **STRONG})
     assert torch.equal(whole, plain)
 
 
@@ -304,22 +301,22 @@ def test_the_whole_interval_changes_nothing(name, clip):
 def test_an_empty_interval_is_no_guidance(name, clip):
     kind, config = SCHEDULERS[name]
     plain = run(Nonlinear(), kind(**config), clip, 6)
-    assert torch.equal(run(Nonlinear(), kind(**config), clip, 6, guidance_interval=(1.0, 1.0), **OPTIONS), plain)
+    assert torch.equal(run(Nonlinear(), kind(**config), clip, 6, {"interval": (1.0, 1.0), **STRONG}), plain)
 
 
 @pytest.mark.parametrize("interval", [(0.4, 1.0), (0.0, 0.6), (0.25, 0.75)])
 def test_guidance_acts_inside_the_interval_only(interval, clip):
     expected = guided_loop(Nonlinear(), clip, 12, lambda t: 5.0 if interval[0] <= t <= interval[1] else 1.0)
     scheduler = diffusers.DDIMScheduler(**DDIM)
-    actual = run(Nonlinear(), scheduler, clip, 12, guidance_scale=5.0, guidance_interval=interval)
+    actual = run(Nonlinear(), scheduler, clip, 12, {"scale": 5.0, "interval": interval})
     assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("every", [2, 3, 100])
 def test_guidance_is_kept_as_a_velocity(every, clip):
     expected = guided_loop(Nonlinear(), clip, 12, lambda t: 5.0 if t >= 0.2 else 1.0, every)
-    options = {"guidance_scale": 5.0, "guidance_interval": (0.2, 1.0), "guidance_every": every}
-    actual = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 12, **options)
+    guidance = {"scale": 5.0, "interval": (0.2, 1.0), "every": every}
+    actual = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 12, guidance)
     assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -335,7 +332,7 @@ def test_evaluations_are_as_promised(ends, every, steps, name):
     interval, model, scheduler = (min(ends), max(ends)), Nonlinear(), kind(**config)
     sizes, tensors = counted(model), [torch.ones(2, 4, 2, 1, 1), torch.ones(2, 4, 1, 1, 1), torch.ones(2, 3, 8)]
     clip = (tensors[0], tensors[0], tensors[1], tensors[2], 0 * tensors[2])
-    run(model, scheduler, clip, steps, guidance_scale=3.0, guidance_interval=interval, guidance_every=every)
+    run(model, scheduler, clip, steps, {"scale": 3.0, "interval": interval, "every": every})
     guided = sum(interval[0] <= float(t) / 1000 <= interval[1] for t in scheduler.timesteps)
     assert sum(sizes) == 2 * (len(scheduler.timesteps) + math.ceil(guided / every))
 
@@ -344,24 +341,24 @@ def test_evaluations_are_as_promised(ends, every, steps, name):
     ("options", "message"),
     [
         (
-            {"guidance_interval": (0.6, 0.4)},
+            {"interval": (0.6, 0.4)},
             r"guidance_interval \(=0.6, 0.4\) must be 0 <= low <= high <= 1; correct it",
         ),
-        ({"guidance_interval": (-0.1, 1.0)}, r"guidance_interval \(=-0.1, 1\)"),
-        ({"guidance_interval": (0.0, 1000.0)}, r"guidance_interval \(=0, 1000\)"),
-        ({"guidance_interval": (float("nan"), 1.0)}, r"guidance_interval \(=nan, 1\)"),
-        ({"guidance_every": 0}, r"guidance_every \(=0\) must be at least 1; raise it"),
+        ({"interval": (-0.1, 1.0)}, r"guidance_interval \(=-0.1, 1\)"),
+        ({"interval": (0.0, 1000.0)}, r"guidance_interval \(=0, 1000\)"),
+        ({"interval": (float("nan"), 1.0)}, r"guidance_interval \(=nan, 1\)"),
+        ({"every": 0}, r"guidance_every \(=0\) must be at least 1; raise it"),
     ],
 )
-def test_wrong_guidance_is_one_clear_line(clip, options, message):
+def test_wrong_guidance_is_one_clear_line(options, message):
     with pytest.raises(ValueError, match=message) as error:
-        run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, **options)
+        Guidance(**options)
     assert "\n" not in str(error.value)
 
 
-def test_missing_null_states_is_an_error(clip):
-    with pytest.raises(ValueError, match="null_hidden_states"):
-        run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, guidance_scale=2.0, null_hidden_states=None)
+def test_missing_null_text_is_an_error(clip):
+    with pytest.raises(ValueError, match="null_text"):
+        run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 20, {"scale": 2.0}, {"null_text": None})
 
 
 # ------------------------------------------------------------------------------- statements about the clip
@@ -370,13 +367,13 @@ def test_missing_null_states_is_an_error(clip):
 @pytest.mark.parametrize("name", ["ddim", "unipc", "euler", "flow-euler"])
 def test_exact_first_frame(name, clip):
     kind, config = SCHEDULERS[name]
-    z = run(Nonlinear(), kind(**config), clip, guidance_scale=6.0, exact_first_frame=True)
+    z = run(Nonlinear(), kind(**config), clip, 20, {"scale": 6.0}, {"pinned": first_frame(5)})
     assert torch.equal(z[:, :, 0], clip[2][:, :, 0])
 
 
 def test_exact_first_frame_where_the_schedule_ends_above_zero_noise(clip):
     """SD's DDIM ends at alpha_bar = 0.99915 (set_alpha_to_one=False), which leaves noise in the others."""
-    z = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, exact_first_frame=True)
+    z = run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, condition={"pinned": first_frame(5)})
     assert torch.equal(z[:, :, 0], clip[2][:, :, 0])
 
 
@@ -389,19 +386,20 @@ def test_motion_strength_scales_the_displacement(clip):
 
 def test_references_per_frame(clip):
     z_0, reference = clip[0], clip[1]
-    z = run(Oracle(z_0), diffusers.UniPCMultistepScheduler(**SD), clip, reference=reference, motion_strength=0.0)
+    z = run(
+        Oracle(z_0),
+        diffusers.UniPCMultistepScheduler(**SD),
+        clip,
+        condition={"reference": reference},
+        motion_strength=0.0,
+    )
     assert_close(z, reference, atol=1e-4, rtol=0)
 
 
 def test_a_consumer_may_replace_the_latents(clip):
     _, z_T, image, text, _ = clip
-    options = {
-        "image_latents": image,
-        "reference": image,
-        "encoder_hidden_states": text,
-        "num_inference_steps": 4,
-    }
-    steps = sample(Nonlinear(), diffusers.DDIMScheduler(**DDIM), z_T, **options, exact_first_frame=False)
+    condition = Condition(reference=image, image=image, text=text)
+    steps = sample(Nonlinear(), diffusers.DDIMScheduler(**DDIM), z_T, condition, steps=4)
     for step in steps:
         step.z_t = torch.zeros_like(step.z_t) if step.index == 2 else step.z_t
     model, scheduler = Nonlinear(), diffusers.DDIMScheduler(**DDIM)
@@ -437,3 +435,54 @@ def test_conversion_round_trip_in_every_type(clip):
         z_t = 0.6 * z_0 + 0.8 * eps
         back = sample_from_prediction(prediction_from_sample(z_0, z_t, 0.6, 0.8, kind), z_t, 0.6, 0.8, kind)
         assert_close(back, z_0, atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- condition and start
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "heun", "flow-euler"])
+def test_a_late_start_begins_at_the_noised_reference(name, clip):
+    """With the true clip as reference, every z_t of an oracle is signal z_0 + noise z_T from the first step on."""
+    kind, config = SCHEDULERS[name]
+    oracle, sizes = Oracle(clip[0]), []
+    oracle.register_forward_pre_hook(lambda _, args: sizes.append(float(args[1])))
+    oracle.eps = clip[1]
+    late = run(oracle, kind(**config), clip, 20, condition={"reference": clip[0]}, start=0.5)
+    assert_close(late, clip[0], atol=1e-4, rtol=0)
+    assert oracle.error < 1e-3
+    assert 0.35 < max(sizes) / 1000 <= 0.5
+
+
+def test_a_start_outside_the_schedule_is_refused(clip):
+    for start in (0.0, -1.0, 1.5):
+        with pytest.raises(ValueError, match=r"start \(=.*must lie above 0 and be at most 1"):
+            run(Nonlinear(), diffusers.DDIMScheduler(**DDIM), clip, 4, start=start)
+    with pytest.raises(ValueError, match=r"start \(=0.01\) leaves none of the 4 steps"):
+        run(Nonlinear(), diffusers.DDIMScheduler(**DDIM, timestep_spacing="trailing"), clip, 4, start=0.01)
+
+
+def test_what_is_pinned_is_the_reference_and_the_rest_is_free(clip):
+    mask = torch.zeros(1, 1, 5, 3, 4)
+    mask[:, :, 2:4, 1:, :2] = 1
+    condition = {"reference": clip[1], "pinned": mask}
+    z = run(Nonlinear(), diffusers.UniPCMultistepScheduler(**SD), clip, 8, {"scale": 3.0}, condition)
+    where = mask.bool().expand_as(z)
+    assert torch.equal(z[where], clip[1][where])
+    assert not torch.isclose(z[~where], clip[1][~where]).any(dim=0).all()
+
+
+def test_a_consumer_may_replace_condition_and_guidance(clip):
+    _, z_T, image, text, null = clip
+    condition = Condition(reference=image, image=image, text=text, null_text=null)
+    model, sizes = Nonlinear(), []
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    for step in sample(model, diffusers.DDIMScheduler(**DDIM), z_T, condition, steps=4, guidance=Guidance(scale=3.0)):
+        if step.index == 1:
+            step.guidance, step.condition = Guidance(), condition.without_text()
+            z, rest = step.z_t, step.timestep
+    assert sizes == [4, 4, 2, 2]
+    scheduler = diffusers.DDIMScheduler(**DDIM)
+    scheduler.set_timesteps(4)
+    for t in scheduler.timesteps[scheduler.timesteps < rest]:
+        z = scheduler.step(model.raw(z, t, null, image), t, z).prev_sample
+    assert_close(step.z_t, z, atol=1e-5, rtol=1e-5)

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trip.condition import Condition
 from trip.noise_fusion import NoiseFusion
-from trip.noise_prior import Clip, Coefficient, Reference
+from trip.noise_prior import Clip, Coefficient
 
 
 @dataclass(frozen=True)
@@ -40,46 +41,46 @@ class TripDenoiser(nn.Module):
         self.fusion = fusion
 
     def forward(
-        self,
-        z_t: Clip,
-        timestep: Tensor | int | float,
-        encoder_hidden_states: Float[Tensor, "b n d"],
-        image_latents: Float[Tensor, "b c 1 h w"],
-        reference: Reference,
-        signal: Coefficient,
-        noise: Coefficient,
+        self, z_t: Clip, timestep: Tensor | int | float, condition: Condition, signal: Coefficient, noise: Coefficient
     ) -> DenoiserOutput:
         """Estimate z_0 from z_t = signal z_0 + noise eps.
 
         Args:
-            z_t: noisy latents (after `scheduler.scale_model_input`). timestep: () or (b,).
-            encoder_hidden_states: text features.
-            image_latents: the image as the backbone sees it; zeros drop it (image guidance).
-            reference: the prior's clean latent, one per clip or one per frame.
-            signal, noise: the schedule at t, () or (b,).
+            z_t: noisy latents (after `scheduler.scale_model_input`).
+            condition: text, image as the backbone sees it, and the prior's reference.
+            timestep, signal, noise: the schedule at t: one number, one a clip (b,), or one a frame (b, f).
         """
-        t = torch.as_tensor(timestep, device=z_t.device).reshape(-1).expand(z_t.shape[0])
-        inputs = self.concatenate(z_t, image_latents).to(_dtype(self.backbone, z_t))
-        output = _tensor(self.backbone(inputs, t, encoder_hidden_states.to(inputs.dtype)))
+        t = torch.as_tensor(timestep, device=z_t.device)
+        t = t if t.ndim == 2 else t.reshape(-1).expand(z_t.shape[0])
+        inputs = self.concatenate(z_t, condition.image).to(_dtype(self.backbone, z_t))
+        text = None if condition.text is None else condition.text.to(inputs.dtype)
+        output = _tensor(self.backbone(inputs, self.of_inputs(t), text))
         residual = output[:, : z_t.shape[1], -z_t.shape[2] :]
         if residual.shape != z_t.shape:
             raise ValueError(
                 f"the backbone turned {tuple(inputs.shape)} into {tuple(output.shape)}; it must return at least the "
                 f"{tuple(z_t.shape)} of the noisy clip, so adapt it or change concat (={self.fusion.concat!r})"
             )
-        sample = self.fusion(z_t, reference, residual, signal, noise, t)
-        return DenoiserOutput(sample=sample, residual=residual)
+        return DenoiserOutput(sample=self.fusion(z_t, condition, residual, signal, noise, t), residual=residual)
 
-    def concatenate(self, z_t: Clip, image_latents: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c_in f_in h w"]:
-        """The backbone's input: {z_0^1, z_t^1, ..., z_t^N} along time, or along channels, or z_t alone."""
-        image_latents = image_latents.to(z_t.dtype)
-        match self.fusion.concat:
-            case "time":
-                return torch.cat([image_latents, z_t], dim=2)
-            case "channel":
-                return torch.cat([z_t, image_latents.expand_as(z_t)], dim=1)
-            case _:
-                return z_t
+    def concatenate(self, z_t: Clip, image: Float[Tensor, "b c 1 h w"] | None) -> Float[Tensor, "b c_in f_in h w"]:
+        """The backbone's input: {z_0^1, z_t^1, ..., z_t^N} along time, or along channels, or z_t alone.
+
+        Raises:
+            ValueError: a condition without the image that the backbone is to see.
+        """
+        if self.fusion.concat == "none":
+            return z_t
+        if image is None:
+            raise ValueError(f"concat={self.fusion.concat!r} shows the image to the backbone; give the condition one")
+        image = image.to(z_t.dtype)
+        if self.fusion.concat == "time":
+            return torch.cat([image, z_t], dim=2)
+        return torch.cat([z_t, image.expand_as(z_t)], dim=1)
+
+    def of_inputs(self, t: Tensor) -> Tensor:
+        """Timesteps (b,), or (b, f) of the backbone's frames: the image in front has that of the frame it shows."""
+        return torch.cat([t[:, :1], t], dim=1) if t.ndim == 2 and self.fusion.concat == "time" else t
 
     @property
     def num_frames(self) -> int | None:

@@ -1,6 +1,6 @@
 r"""Fusion of the two paths: image noise prior and residual noise -> one estimate.
 
-Every fusion maps (z_t, reference, residual, signal, noise, t) to the estimate of z_0, from which the denoiser's
+Every fusion maps (z_t, condition, residual, signal, noise, t) to the estimate of z_0, from which the denoiser's
 callers derive epsilon, v or flow. What the residual network's raw output means is the fusion's business, so its
 config also holds the settings that a backbone must be trained with: `concat`, `shortcut`, `prediction_type` and
 the measured per-frame `sigma`. A fusion is small, saved alone (folder `fusion/`) and portable between backbones.
@@ -27,21 +27,19 @@ from einops import rearrange
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from trip.condition import Condition
 from trip.layers.attention import differentiable
 from trip.noise_prior import (
     Clip,
     Coefficient,
-    Reference,
     check_prediction_type,
     epsilon_prior,
     fuse_linear,
     linear_schedule,
     optimal_estimate,
     optimal_lambda,
-    optimal_target,
     per_clip,
     per_frame,
-    prediction_from_sample,
     sample_from_prediction,
     training_free_lambda,
 )
@@ -94,7 +92,7 @@ class NoiseFusion(ModelMixin, ConfigMixin):
     def forward(
         self,
         z_t: Clip,
-        reference: Reference,
+        condition: Condition,
         residual: Clip,
         signal: Coefficient,
         noise: Coefficient,
@@ -103,25 +101,20 @@ class NoiseFusion(ModelMixin, ConfigMixin):
         """Estimate of z_0, float32, b c f h w.
 
         Args:
-            z_t: noisy latents. reference: the prior's clean latents, b c (1|f) h w.
-            residual: the backbone's raw output. signal, noise: schedule at t, () or (b,). timestep: () or (b,).
+            z_t: noisy latents. condition: the prior's reference and, where it has one, its spread.
+            residual: the backbone's raw output. signal, noise, timestep: the schedule at t, (), (b,) or (b, f).
         """
         if not self.config["shortcut"]:
             return sample_from_prediction(residual, z_t, signal, noise, self.config["prediction_type"])
-        return self.fuse(z_t, reference, residual, signal, noise, timestep)
+        return self.fuse(z_t, condition, residual, signal, noise, timestep)
 
-    def fuse(self, z_t, reference, residual, signal, noise, timestep) -> Clip:
+    def fuse(self, z_t, condition, residual, signal, noise, timestep) -> Clip:
         """The fusion rule of the subclass."""
         raise NotImplementedError
 
-    def residual_target(self, z_0, reference, eps, signal, noise) -> Clip | None:
-        """What the backbone's raw output should be, or None where the fusion does not define it (Eq. 11 alone)."""
-        return None
-
-    def prediction(self, z_0: Clip, eps: Clip, signal: Coefficient, noise: Coefficient) -> Clip:
-        """The target of Eq. 10 in the fusion's own prediction type."""
-        z_t = per_clip(signal, z_0) * z_0.float() + per_clip(noise, z_0) * eps.float()
-        return prediction_from_sample(z_0, z_t, signal, noise, self.config["prediction_type"])
+    def sigma(self, condition: Condition, device: torch.device) -> Tensor:
+        """How far z_0 may be from the reference: the condition's spread, else the config's measured table."""
+        return self.table("sigma", device) if condition.spread is None else condition.spread
 
 
 class ClosedFormNoiseFusion(NoiseFusion):
@@ -165,16 +158,9 @@ class LinearNoiseFusion(ClosedFormNoiseFusion):
         """lambda^i of Eq. 9."""
         return linear_schedule(self.config["num_frames"], self.config["first"], self.config["last"])
 
-    def fuse(self, z_t, reference, residual, signal, noise, timestep) -> Clip:
+    def fuse(self, z_t, condition, residual, signal, noise, timestep) -> Clip:
         sample = sample_from_prediction(residual, z_t, signal, noise, self.config["prediction_type"])
-        return fuse_linear(reference, sample, self.lam)
-
-    def residual_target(self, z_0, reference, eps, signal, noise) -> Clip:
-        """Solve Eq. 9 for the residual; its variance is 1 + (lambda / (1 - lambda))^2 snr sigma^2 for epsilon."""
-        z_t = per_clip(signal, z_0) * z_0.float() + per_clip(noise, z_0) * eps.float()
-        lam = per_frame(self.lam, z_0)
-        sample = (z_0 - lam * reference) / (1 - lam).clamp_min(1e-4)
-        return prediction_from_sample(sample, z_t, signal, noise, self.config["prediction_type"])
+        return fuse_linear(condition.reference, sample, self.lam)
 
 
 class OptimalNoiseFusion(ClosedFormNoiseFusion):
@@ -200,11 +186,8 @@ class OptimalNoiseFusion(ClosedFormNoiseFusion):
     def num_frames(self) -> int:
         return self.table("sigma").shape[-1]
 
-    def fuse(self, z_t, reference, residual, signal, noise, timestep) -> Clip:
-        return optimal_estimate(z_t, reference, residual, signal, noise, self.table("sigma", z_t.device))
-
-    def residual_target(self, z_0, reference, eps, signal, noise) -> Clip:
-        return optimal_target(z_0, reference, eps, signal, noise, self.table("sigma", z_0.device))
+    def fuse(self, z_t, condition, residual, signal, noise, timestep) -> Clip:
+        return optimal_estimate(z_t, condition.reference, residual, signal, noise, self.sigma(condition, z_t.device))
 
 
 class TrainingFreeNoiseFusion(ClosedFormNoiseFusion):
@@ -242,15 +225,15 @@ class TrainingFreeNoiseFusion(ClosedFormNoiseFusion):
     def num_frames(self) -> int:
         return self.table("sigma").shape[-1]
 
-    def fuse(self, z_t, reference, residual, signal, noise, timestep) -> Clip:
+    def fuse(self, z_t, condition, residual, signal, noise, timestep) -> Clip:
         sample = sample_from_prediction(residual, z_t, signal, noise, self.config["prediction_type"])
         lam = training_free_lambda(
-            per_clip(self.tau_at(timestep), z_t), per_frame(self.table("sigma", z_t.device), z_t)
+            per_clip(self.tau_at(timestep), z_t), per_frame(self.sigma(condition, z_t.device), z_t)
         )
-        return lam * reference.float() + (1 - lam) * sample
+        return lam * condition.reference.float() + (1 - lam) * sample
 
     def tau_at(self, timestep: Tensor) -> Tensor:
-        """Interpolate tau linearly at t, () or (b,); constant beyond the table."""
+        """Interpolate tau linearly at t, of any shape; constant beyond the table."""
         t = torch.as_tensor(timestep, dtype=torch.float32)
         grid, tau = self.table("tau_timesteps", t.device), self.table("tau", t.device)
         right = torch.searchsorted(grid, t.contiguous()).clamp(1, len(grid) - 1)
@@ -324,36 +307,35 @@ class TemporalNoiseFusion(NoiseFusion):
     def num_frames(self) -> int:
         return self.table("sigma").shape[-1]
 
-    def fuse(self, z_t, reference, residual, signal, noise, timestep) -> Clip:
-        features = self.features(z_t, reference, residual, signal, noise, timestep)
+    def fuse(self, z_t, condition, residual, signal, noise, timestep) -> Clip:
+        features = self.features(z_t, condition, residual, signal, noise, timestep)
         correction = self.unpatchify(self.to_correction(features), z_t).float()
         if self.to_gate is None:
             return sample_from_prediction(correction, z_t, signal, noise, self.config["prediction_type"])
         gate = self.unpatchify(self.to_gate(features), z_t).float().clamp(-6, 6)
-        sigma = per_frame(self.table("sigma", z_t.device), z_t) * torch.exp(gate / 2)
-        return optimal_estimate(z_t, reference, residual.float() + correction, signal, noise, sigma)
+        sigma = per_frame(self.sigma(condition, z_t.device), z_t) * torch.exp(gate / 2)
+        return optimal_estimate(z_t, condition.reference, residual.float() + correction, signal, noise, sigma)
 
-    def residual_target(self, z_0, reference, eps, signal, noise) -> Clip | None:
-        """The target of the optimal fusion that TNF refines; none from scratch."""
-        return (
-            None
-            if self.to_gate is None
-            else optimal_target(z_0, reference, eps, signal, noise, self.table("sigma", z_0.device))
-        )
-
-    def features(self, z_t, reference, residual, signal, noise, timestep) -> Float[Tensor, "b n d"]:
+    def features(self, z_t, condition, residual, signal, noise, timestep) -> Float[Tensor, "b n d"]:
         """Residual tokens after the Transformer."""
-        weight = optimal_lambda(signal, noise, self.table("sigma", z_t.device), z_t)
-        prior = epsilon_prior(z_t, reference, signal, noise) * weight.sqrt()
+        weight = optimal_lambda(signal, noise, self.sigma(condition, z_t.device), z_t)
+        prior = epsilon_prior(z_t, condition.reference, signal, noise) * weight.sqrt()
         dtype = self.embed_residual.weight.dtype
         position = position_embedding(residual.shape, self.patch_size, self.config["dim"], residual.device)
         x = self.embed_residual(self.patchify(residual).to(dtype)) + position.to(dtype)
         context = torch.cat([self.embed_prior(self.patchify(prior).to(dtype)) + position.to(dtype), x], dim=1)
-        t = torch.as_tensor(timestep, device=x.device).reshape(-1).expand(x.shape[0])
-        condition = self.time_embedding(sinusoid(t, self.config["dim"]).to(dtype))
+        time = self.time_embedding(sinusoid(self.of_tokens(timestep, x), self.config["dim"]).to(dtype))
         for block in self.blocks:
-            x = block(x, context, condition)
+            x = block(x, context, time)
         return self.norm_out(x)
+
+    @staticmethod
+    def of_tokens(timestep: Tensor, tokens: Float[Tensor, "b n d"]) -> Num[Tensor, "b _"]:
+        """t of every clip, (b, 1), or of every token, (b, n), where frames have a t of their own."""
+        t = torch.as_tensor(timestep, device=tokens.device)
+        if t.ndim == 2:
+            return t.repeat_interleave(tokens.shape[1] // t.shape[1], dim=1)
+        return t.reshape(-1, 1).expand(tokens.shape[0], 1)
 
     def patchify(self, clip: Clip) -> Float[Tensor, "b n d"]:
         """b c f h w -> tokens; h and w are padded up to a multiple of the patch size."""
@@ -384,8 +366,8 @@ class FusionBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x, context, condition):
-        scale, shift = self.modulation(F.silu(condition))[:, None].chunk(2, dim=-1)
+    def forward(self, x, context, time):
+        scale, shift = self.modulation(F.silu(time)).chunk(2, dim=-1)
         h = self.norm_self(x) * (1 + scale) + shift
         x = x + self.self_attention(h, h)
         x = x + self.cross_attention(self.norm_cross(x), context)

@@ -8,7 +8,8 @@ The diffusion process noises a clip's latents as ``z_t = signal * z_0 + noise * 
 Given a *reference* latent ``r`` per frame (the paper: the latent of the given image), the prior is the noise
 that would explain ``z_t`` if the clean frame were ``r``. Everything here is a pure function, computed in float32
 whatever the input dtype, because Eq. 8 divides by ``noise`` (34 times amplification at t = 0 of Stable
-Diffusion's schedule). ``signal`` and ``noise`` are floats, 0-d tensors or one value per clip, shape ``(b,)``.
+Diffusion's schedule). ``signal`` and ``noise`` are floats, 0-d tensors, one value per clip, shape ``(b,)``, or one per
+frame, ``(b, f)``.
 """
 
 from typing import Literal
@@ -33,8 +34,10 @@ Reference = Float[Tensor, "b c #f h w"]
 
 
 def per_clip(value: Coefficient, like: Tensor) -> Tensor:
-    """Shape a coefficient, () or (b,), so that it multiplies a clip b c f h w, in float32."""
+    """Shape a coefficient, (), (b,) or one a frame (b, f), so that it multiplies a clip b c f h w, in float32."""
     value = torch.as_tensor(value, dtype=torch.float32, device=like.device)
+    if value.ndim == 2:
+        return value[:, None, :, None, None]
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
 
 

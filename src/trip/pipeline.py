@@ -35,10 +35,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trip import sampler
+from trip.condition import Condition, first_frame
 from trip.denoiser import TripDenoiser
+from trip.guidance import ALWAYS, Guidance, Interval
 from trip.noise_fusion import NoiseFusion, TrainingFreeNoiseFusion
 from trip.noise_prior import Clip
 from trip.residual_unet import ResidualUNet3D
+from trip.schedule import prediction_type, set_timesteps
 from trip.text import encode_text, load_sentence_encoder
 
 logger = logging.get_logger(__name__)
@@ -69,7 +72,7 @@ class TripPipeline(DiffusionPipeline):
         tokenizer: its tokenizer, or None.
         unet: the residual network: `ResidualUNet3D`, `UNetMotionModel`, or any that `TripDenoiser` takes.
         fusion: says how the prior is fused, and what the network's output means.
-        scheduler: any scheduler that `trip.sampler` reads. One that clips z_0 to [-1, 1] (`clip_sample=True`)
+        scheduler: any scheduler that `trip.schedule` reads. One that clips z_0 to [-1, 1] (`clip_sample=True`)
             is replaced by its copy that does not, since latents leave that range.
         zero_text_padding: mask the padding of prompts and zero its features; Stable Diffusion reads it.
         max_text_length: tokens a prompt is padded to; None for the tokenizer's limit.
@@ -165,7 +168,7 @@ class TripPipeline(DiffusionPipeline):
         """
         parts = source_components(source, load_options)
         scheduler = scheduler or parts["scheduler"]
-        fusion = fusion or TrainingFreeNoiseFusion(prediction_type=sampler.prediction_type(scheduler))
+        fusion = fusion or TrainingFreeNoiseFusion(prediction_type=prediction_type(scheduler))
         unet = parts["unet"]
         return cls(
             vae=parts["vae"],
@@ -404,7 +407,7 @@ class TripPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         decode_chunk_size: int | None = None,
-        guidance_interval: sampler.Interval = sampler.ALWAYS,
+        guidance_interval: Interval = ALWAYS,
         guidance_every: int = 1,
     ) -> TripPipelineOutput | tuple[Any]:
         """Animate stills.
@@ -421,7 +424,7 @@ class TripPipeline(DiffusionPipeline):
             guidance_scale: text guidance; a sequence gives every frame its own. 1 is off, and twice as fast.
                 None is the model's own default.
             image_guidance_scale: how strongly the network's own view of the image counts; 1 is off.
-            guidance_rescale: 0 to 1, keeps the contrast under strong guidance (see `trip.sampler`).
+            guidance_rescale: 0 to 1, keeps the contrast under strong guidance (see `trip.guidance`).
             motion_strength: 0 the still, 1 as trained; more exaggerates.
             num_videos_per_prompt: clips of every image and prompt.
             generator: one, or a list with one a clip; see the module.
@@ -439,7 +442,7 @@ class TripPipeline(DiffusionPipeline):
             guidance_interval: (low, high) of the schedule, 1 noise, 0 the clip, in which guidance acts; a step outside
                 it costs half.
             guidance_every: in it, evaluate the network without the prompt in every n-th step only, and keep what it
-                changed in between (see `trip.sampler.Guidance`).
+                changed in between (see `trip.guidance.Guidance`).
 
         Raises:
             ValueError: arguments that do not fit the model or each other; latents that became NaN.
@@ -448,9 +451,14 @@ class TripPipeline(DiffusionPipeline):
         default = self.config["default_guidance_scale"]
         scale = torch.as_tensor(default if guidance_scale is None else guidance_scale, dtype=torch.float32)
         guidance_scale = scale if scale.ndim else float(scale)
-        sampler.check_guidance(guidance_interval, guidance_every)
-        branches = sampler.guidance_branches(guidance_scale, image_guidance_scale)
-        negative = negative_prompt if any(not branch.text for branch in branches) else ()
+        guidance = Guidance(
+            scale=guidance_scale,
+            image_scale=image_guidance_scale,
+            rescale=guidance_rescale,
+            interval=guidance_interval,
+            every=guidance_every,
+        )
+        negative = negative_prompt if guidance.needs_null_text else ()
         batch = Batch.of(image, prompt, negative, prompt_embeds, negative_prompt_embeds)
         height, width = self._size(batch.images, height, width)
         num_frames = self.max_num_frames or 16 if num_frames is None else num_frames
@@ -481,25 +489,24 @@ class TripPipeline(DiffusionPipeline):
 
         # sample
         self._interrupt = False
-        self._num_timesteps = len(sampler.set_timesteps(self.scheduler, num_inference_steps, device))
+        self._num_timesteps = len(set_timesteps(self.scheduler, num_inference_steps, device))
+        condition = Condition(
+            reference=reference,
+            pinned=first_frame(num_frames, device) if exact_first_frame else None,
+            image=image_latents,
+            text=embeds,
+            null_text=null_embeds,
+        )
         steps = sampler.sample(
             self.denoiser,
             self.scheduler,
             latents,
-            image_latents=image_latents,
-            reference=reference,
-            encoder_hidden_states=embeds,
-            null_hidden_states=null_embeds,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            image_guidance_scale=image_guidance_scale,
-            guidance_rescale=guidance_rescale,
+            condition,
+            steps=num_inference_steps,
+            guidance=guidance,
             motion_strength=motion_strength,
-            exact_first_frame=exact_first_frame,
             generator=generator,
             eta=eta,
-            guidance_interval=guidance_interval,
-            guidance_every=guidance_every,
         )
         texts = {"prompt_embeds": embeds, "negative_prompt_embeds": null_embeds}
         latents = self._follow(steps, callback_on_step_end, callback_on_step_end_tensor_inputs, texts)

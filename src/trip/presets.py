@@ -25,7 +25,7 @@ class SamplingPreset:
             model's scheduler, and so does a flow model, whose process none of the named ones has.
         scheduler_options: of its configuration, in place of the model's.
         steps: denoising steps.
-        guidance_interval, guidance_every: where guidance acts and how often it is evaluated, see `trip.sampler`.
+        guidance_interval, guidance_every: where guidance acts and how often it is evaluated, see `trip.guidance`.
     """
 
     scheduler: str | None = None
@@ -44,7 +44,7 @@ class SamplingPreset:
         """This preset's scheduler on the noise schedule of the current one."""
         import diffusers
 
-        from trip.sampler import is_flow
+        from trip.schedule import is_flow
 
         if self.scheduler is None or is_flow(current):
             return current

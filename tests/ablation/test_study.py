@@ -20,7 +20,7 @@ from trip.ablation.table import tabulate
 from trip.ablation.variants import VARIANTS, variant_config
 from trip.apps.cli import main
 from trip.noise_prior import optimal_lambda
-from trip.training.schedule import noise_levels
+from trip.schedule import noise_levels
 
 RUN = """
 import json, sys

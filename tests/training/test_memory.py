@@ -13,7 +13,8 @@ import torch
 from trip.denoiser import TripDenoiser
 from trip.noise_fusion import TemporalNoiseFusion
 from trip.residual_unet import ResidualUNet3D
-from trip.training.objective import trip_loss
+from trip.condition import still
+from trip.training.objective import Noising, Objective, trip_loss
 from trip.training.presets import MINI_FUSION, MINI_UNET
 
 torch.manual_seed(0)
@@ -24,7 +25,8 @@ if sys.argv[1] == "checkpointed":
 z, eps = torch.randn(2, 16, 24, 16, 8, 8)
 text, half = torch.randn(16, 32, 384), torch.full((16,), 0.5)
 sigma = denoiser.fusion.table("sigma")
-losses = trip_loss(denoiser, z, text, torch.arange(16) * 60, eps, half**0.5, half**0.5, sigma)
+noising = Noising(timestep=torch.arange(16) * 60, eps=eps, signal=half**0.5, noise=half**0.5)
+losses = trip_loss(denoiser, z, still(z[:, :, :1], text=text), noising, Objective(sigma=sigma))
 losses.mean().backward()
 gradient = sum(p.grad.square().sum() for p in denoiser.parameters() if p.grad is not None).sqrt()
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, losses.mean().item(), gradient.item()]))

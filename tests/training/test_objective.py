@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from trip.condition import still
 from trip.denoiser import TripDenoiser
 from trip.noise_fusion import LinearNoiseFusion, OptimalNoiseFusion, TemporalNoiseFusion
-from trip.noise_prior import per_clip, prediction_from_sample
-from trip.training.objective import draw_timesteps, loss_weight, measure_sigma, trip_loss
+from trip.noise_prior import optimal_target, per_clip, prediction_from_sample
+from trip.training.objective import Noising, Objective, draw_timesteps, loss_weight, measure_sigma, trip_loss
 
 SIGMA = torch.tensor([0.0, 0.3, 0.8, 1.5])
 T = torch.tensor([50, 400, 900])
@@ -38,16 +39,18 @@ def draws(rng):
     return z_0, eps, torch.zeros(3, 5, 8), residual
 
 
-def loss_of(fusion, draws, objective, backbone=None, **options):
+def loss_of(fusion, draws, objective, backbone=None, keep=None, **options):
     z_0, eps, text, residual = draws
     denoiser = TripDenoiser(backbone or Constant(residual), fusion)
-    return trip_loss(denoiser, z_0, text, T, eps, SIGNAL, NOISE, SIGMA, objective, **options)
+    noising = Noising(timestep=T, eps=eps, signal=SIGNAL, noise=NOISE)
+    condition = still(z_0[:, :, :1].float(), keep=keep, text=text)
+    return trip_loss(denoiser, z_0, condition, noising, Objective(sigma=SIGMA, kind=objective, **options))
 
 
 def estimate_of(fusion, draws):
     z_0, eps, _, residual = draws
     z_t = per_clip(SIGNAL, z_0) * z_0 + per_clip(NOISE, z_0) * eps
-    return z_t, fusion(z_t, z_0[:, :, :1], residual, SIGNAL, NOISE, T)
+    return z_t, fusion(z_t, still(z_0[:, :, :1]), residual, SIGNAL, NOISE, T)
 
 
 FUSIONS = {
@@ -70,7 +73,7 @@ def test_epsilon_objective_is_eq10(name, draws):
 
 def test_residual_objective_is_the_error_of_delta(draws):
     fusion, (z_0, eps, _, residual) = FUSIONS["optimal"], draws
-    target = fusion.residual_target(z_0, z_0[:, :, :1], eps, SIGNAL, NOISE)
+    target = optimal_target(z_0, z_0[:, :, :1], eps, SIGNAL, NOISE, SIGMA)
     expected = (target - residual).square().mean(dim=(1, 3, 4))
     loss = loss_of(fusion, draws, "residual")
     assert_close(loss[:, 1:], expected[:, 1:], atol=1e-4, rtol=1e-4)
@@ -116,8 +119,9 @@ def test_loss_and_gradients_are_finite_at_both_ends(objective, a, s, draws):
     torch.manual_seed(0)
     fusion = TemporalNoiseFusion(latent_channels=2, dim=16, depth=1, sigma=SIGMA.tolist())
     denoiser = TripDenoiser(Constant(torch.zeros(SHAPE)), fusion)
-    ends = torch.full((3,), a), torch.full((3,), s)
-    loss = trip_loss(denoiser, z_0, text, T, eps, *ends, SIGMA, objective)
+    noising = Noising(timestep=T, eps=eps, signal=torch.full((3,), a), noise=torch.full((3,), s))
+    condition = still(z_0[:, :, :1], text=text)
+    loss = trip_loss(denoiser, z_0, condition, noising, Objective(sigma=SIGMA, kind=objective))
     loss.mean().backward()
     assert loss.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in denoiser.parameters())
@@ -135,7 +139,7 @@ def test_half_precision_latents_are_noised_in_float32(dtype, draws):
 def test_image_dropout_reaches_the_backbone_and_not_the_prior(draws):
     backbone = Constant(torch.zeros(3, 2, 5, 3, 3))
     keep = torch.tensor([1.0, 0.0, 1.0])
-    dropped = loss_of(FUSIONS["optimal"], draws, "residual", backbone, image_keep=keep)
+    dropped = loss_of(FUSIONS["optimal"], draws, "residual", backbone, keep)
     image = backbone.latents[:, :, 0]
     assert torch.equal(image[0], draws[0][0, :, 0]) and not image[1].any() and image[2].any()
     assert torch.equal(dropped, loss_of(FUSIONS["optimal"], draws, "residual", backbone))

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import tiny_models
 from trip.apps.cli import main
+from trip.condition import still
 from trip.data.latents import open_cache, write_shard
 from trip.pipeline import TripPipeline
 from trip.training.batches import open_source
@@ -74,7 +75,7 @@ def test_the_first_prediction_is_the_foreign_networks(start: TrainingConfig, con
     denoiser = started(config).denoiser.eval()
     z_t, image, text = torch.randn(2, 4, 4, 8, 8), torch.randn(2, 4, 1, 8, 8), torch.randn(2, 5, tiny_models.TEXT)
     t, levels = torch.tensor([10, 900]), (torch.tensor([0.9, 0.3]), torch.tensor([0.4, 0.95]))
-    residual = denoiser(z_t, t, text, image, image, *levels).residual
+    residual = denoiser(z_t, t, still(image, text=text), *levels).residual
     seen = torch.cat([image, z_t], dim=2) if concat == "time" else z_t
     assert_close(residual, foreign(config, seen, t, text)[:, :, -4:], atol=1e-4, rtol=0)
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from trip.condition import still
 from trip.data.captions import CAMERA_KINDS, draw_caption
 from trip.data.latents import LatentClips
 from trip.evaluation.features.base import FeatureNetwork
@@ -25,7 +26,7 @@ from trip.evaluation.metrics import PAIRINGS, clip_motion, frame_consistency
 from trip.evaluation.motion import camera_motion, dense_flows
 from trip.noise_prior import per_clip
 from trip.pipeline import TripPipeline
-from trip.training.schedule import noise_levels
+from trip.schedule import noise_levels
 
 TIMESTEPS = (62, 187, 312, 437, 562, 687, 812, 937)
 """Two in every quarter of 0 ... 999."""
@@ -97,7 +98,7 @@ def estimate_at(pipeline: TripPipeline, z_0: Tensor, text: Any, t: int, eps: Ten
     """The network's estimate of z_0 from z_0 noised to t, with its first frame given."""
     timestep, signal, noise = noise_levels(pipeline.scheduler, torch.full((len(z_0),), t))
     z_t = per_clip(signal, z_0) * z_0 + per_clip(noise, z_0) * eps
-    return pipeline.denoiser(z_t, timestep, text, z_0[:, :, :1], z_0[:, :, :1], signal, noise).sample
+    return pipeline.denoiser(z_t, timestep, still(z_0[:, :, :1], text=text), signal, noise).sample
 
 
 def static_errors(clips: HeldOut, timesteps: Sequence[int] = TIMESTEPS) -> Float[np.ndarray, "n t f"]:

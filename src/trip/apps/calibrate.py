@@ -12,12 +12,13 @@ from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.apps.options import Calibrate
 from trip.apps.progress import progress
 from trip.apps.studio import FALLBACK_AREA
+from trip.condition import still
 from trip.data.images import output_size
 from trip.data.video import read_video
 from trip.noise_fusion import TrainingFreeNoiseFusion
 from trip.noise_prior import sample_from_prediction
 from trip.pipeline import TripPipeline, to_pixels
-from trip.sampler import is_flow, prediction_type
+from trip.schedule import is_flow, prediction_type
 from trip.training.calibration import Estimate, measure, spread_timesteps
 
 CLIP_SUFFIXES = frozenset((".mp4", ".webm", ".gif", ".webp", ".mov", ".mkv", ".avi"))
@@ -130,7 +131,7 @@ def network_estimate(pipeline: TripPipeline, prompt: str) -> Estimate:
 
     def estimate(z_t, timestep, signal, noise):
         image = torch.zeros_like(z_t[:, :, :1])
-        output = denoiser(z_t, timestep, states, image, image, signal, noise)
+        output = denoiser(z_t, timestep, still(image, text=states), signal, noise)
         return sample_from_prediction(output.residual, z_t, signal, noise, kind)
 
     return estimate

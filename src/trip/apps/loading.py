@@ -7,13 +7,14 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 
-from trip import noise_fusion, sampler
+from trip import noise_fusion
 from trip.apps.model_folder import check_weights, find_model, read_part
 from trip.apps.options import SCHEDULERS, check_scheduler
 from trip.noise_fusion import NoiseFusion
 from trip.pipeline import TripPipeline
 from trip.placement import place, store_in_float8
 from trip.residual_unet import ResidualUNet3D
+from trip.schedule import is_flow
 
 
 def load_pipeline(
@@ -118,7 +119,7 @@ def scheduler_class(name: str) -> type:
 
 def change_scheduler(current: Any, name: str) -> Any:
     """A scheduler of another kind on the same noise schedule."""
-    if sampler.is_flow(current):
+    if is_flow(current):
         raise ValueError(f"scheduler {name!r} does not fit a flow model; leave --scheduler out")
     return scheduler_class(name).from_config(current.config)
 

@@ -13,10 +13,13 @@ objective     w(t, i)                which is
 with ``snr = signal^2 / noise^2``. Frames with sigma = 0 (frame 1 is given) carry no weight.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from trip.condition import Condition
 from trip.noise_prior import SMALLEST_NOISE, Clip, Coefficient, optimal_target, per_clip, per_frame
 
 
@@ -46,38 +49,50 @@ def loss_weight(
     raise ValueError(f"objective={objective!r} is unknown; choose 'epsilon', 'residual' or 'sample'")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Noising:
+    """A drawn step of every clip, ``z_t = signal z_0 + noise eps``; `timestep` is as the network sees it, all (b,)."""
+
+    timestep: Num[Tensor, " b"]
+    eps: Clip
+    signal: Float[Tensor, " b"]
+    noise: Float[Tensor, " b"]
+
+    def __call__(self, z_0: Clip) -> Clip:
+        """z_t."""
+        return per_clip(self.signal, z_0) * z_0 + per_clip(self.noise, z_0) * self.eps.float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """How errors are weighted.
+
+    Attributes:
+        kind: row of the table above. sigma: its table. min_snr_gamma: see `loss_weight`.
+        balance_clips: divide every clip's error by the power of its target Delta* (at least 0.1), so that a clip
+            whose small object moves counts as much as one in which everything does.
+    """
+
+    sigma: Tensor
+    kind: str = "residual"
+    min_snr_gamma: float | None = None
+    balance_clips: bool = False
+
+
 def trip_loss(
-    denoiser: nn.Module,
-    z_0: Clip,
-    encoder_hidden_states: Float[Tensor, "b n d"],
-    timestep: Num[Tensor, " b"],
-    eps: Clip,
-    signal: Float[Tensor, " b"],
-    noise: Float[Tensor, " b"],
-    sigma: Tensor,
-    objective: str = "residual",
-    image_keep: Float[Tensor, " b"] | None = None,
-    min_snr_gamma: float | None = None,
-    balance_clips: bool = False,
+    denoiser: nn.Module, z_0: Clip, condition: Condition, noising: Noising, objective: Objective
 ) -> Float[Tensor, "b f"]:
     """Weighted squared error per clip and frame; its mean is the loss.
 
     Args:
-        z_0: clean latents; frame 1 is the image and the prior's reference.
-        balance_clips: divide every clip's error by the power of its target Delta* (at least 0.1), so that a clip
-            whose small object moves counts as much as one in which everything does.
-        timestep, eps, signal, noise: the drawn step, its noise and its schedule, one per clip.
-        sigma: the table that defines w. image_keep: 0 where the image is dropped from the backbone's input.
+        z_0: clean latents. condition: what the denoiser is told of them. noising: the drawn step.
     """
-    z_0, eps = z_0.float(), eps.float()
-    reference = z_0[:, :, :1]
-    image = reference if image_keep is None else reference * per_clip(image_keep, reference)
-    z_t = per_clip(signal, z_0) * z_0 + per_clip(noise, z_0) * eps
-    output = denoiser(z_t, timestep, encoder_hidden_states, image, reference, signal, noise)
-    weight = loss_weight(objective, signal, noise, sigma, z_0, min_snr_gamma)
+    z_0, sigma, levels = z_0.float(), objective.sigma, (noising.signal, noising.noise)
+    output = denoiser(noising(z_0), noising.timestep, condition, *levels)
+    weight = loss_weight(objective.kind, *levels, sigma, z_0, objective.min_snr_gamma)
     error = (weight * (output.sample - z_0) ** 2).mean(dim=(1, 3, 4))
-    if balance_clips:
-        target = optimal_target(z_0, reference, eps, signal, noise, sigma)
+    if objective.balance_clips:
+        target = optimal_target(z_0, condition.reference, noising.eps, *levels, sigma)
         error = error / target.square().mean(dim=(1, 2, 3, 4))[:, None].clamp_min(0.1)
     return error
 

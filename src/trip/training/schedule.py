@@ -1,14 +1,11 @@
-r"""The noise schedule of a training run: the scheduler that the pipeline will carry, and (signal, noise) at t."""
+r"""The scheduler that a trained pipeline will carry."""
 
 from typing import Any
 
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from trip.noise_prior import vp_coefficients
-from trip.sampler import is_flow
+from trip.schedule import is_flow
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -47,17 +44,3 @@ def betas(scheduler: Any) -> dict[str, Any]:
     """What defines another scheduler's betas."""
     names = ("num_train_timesteps", *STABLE_DIFFUSION)
     return {name: scheduler.config[name] for name in names if name in scheduler.config}
-
-
-def noise_levels(
-    scheduler: Any, t: Int[Tensor, " b"]
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """(timestep as the network sees it, signal, noise) of integer steps 0 ... num_train_timesteps - 1.
-
-    Flow: step t is the time (t + 1) / num_train_timesteps, so that the last one is pure noise.
-    """
-    if is_flow(scheduler):
-        time = (t + 1).float() / scheduler.config.num_train_timesteps
-        return time * scheduler.config.num_train_timesteps, 1 - time, time
-    signal, noise = vp_coefficients(scheduler.alphas_cumprod.to(t.device)[t])
-    return t.float(), signal, noise

@@ -22,15 +22,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from trip.condition import still
 from trip.denoiser import TripDenoiser
 from trip.pipeline import TripPipeline
+from trip.schedule import noise_levels
 from trip.training.batches import Batch, Faults, Source, encode, first_latents, make_loader
 from trip.training.checkpoint import load_checkpoint, save_checkpoint
 from trip.training.config import TrainingConfig
-from trip.training.objective import draw_timesteps, measure_sigma, trip_loss
+from trip.training.objective import Noising, Objective, draw_timesteps, measure_sigma, trip_loss
 from trip.training.optimizers import make_optimizers
 from trip.training.parts import build_pipeline, choose_trainable, trained
-from trip.training.schedule import noise_levels
 from trip.training.sharding import local, whole
 from trip.training.text_adapter import warm_start
 from trip.training.zero import WholeMoments
@@ -278,7 +279,7 @@ def seed_layers(seed: int, step: int, accelerator: Accelerator) -> None:
 
 
 @dataclass(frozen=True)
-class Noising:
+class Drawn:
     """The drawn step of every clip: integer timestep t, noise eps, 0 in `keep` where the image is dropped, and what
     `blur_text` adds to the caption, b 1 d."""
 
@@ -288,7 +289,7 @@ class Noising:
     shift: Tensor
 
 
-def draw_noising(run: Run, batch: Batch, config: TrainingConfig, accelerator: Accelerator) -> Noising:
+def draw_noising(run: Run, batch: Batch, config: TrainingConfig, accelerator: Accelerator) -> Drawn:
     """This process's share of the global batch's draws, which depend on (seed, step) alone."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + run.step)
     size, steps = config.batch_size, run.pipeline.scheduler.config["num_train_timesteps"]
@@ -298,7 +299,7 @@ def draw_noising(run: Run, batch: Batch, config: TrainingConfig, accelerator: Ac
     width = batch.text.shape[-1]
     shift = config.text_noise / width**0.5 * torch.randn(size, 1, width, generator=generator)
     share = slice(accelerator.process_index, None, accelerator.num_processes)
-    return Noising(*(x[share].to(accelerator.device) for x in (t, eps, keep, shift)))
+    return Drawn(*(x[share].to(accelerator.device) for x in (t, eps, keep, shift)))
 
 
 def blur_text(text: Tensor, shift: Tensor) -> Tensor:
@@ -309,29 +310,24 @@ def blur_text(text: Tensor, shift: Tensor) -> Tensor:
     return text + mean * shift * tokens
 
 
-def accumulate(run: Run, batch: Batch, drawn: Noising, config: TrainingConfig, accelerator: Accelerator) -> Tensor:
+def accumulate(run: Run, batch: Batch, drawn: Drawn, config: TrainingConfig, accelerator: Accelerator) -> Tensor:
     """Gradients of the batch's mean loss, in `accumulation` passes; returns the losses b f, detached."""
     text = blur_text(batch.text, drawn.shift)
     chunks = [x.chunk(config.accumulation) for x in (batch.latents, text, drawn.t, drawn.eps, drawn.keep)]
     passes, losses = list(zip(*chunks, strict=True)), []
+    objective = Objective(
+        sigma=run.sigma,
+        kind=config.objective,
+        min_snr_gamma=config.min_snr_gamma,
+        balance_clips=config.balance_clips,
+    )
     for number, (latents, text, t, eps, keep) in enumerate(passes, 1):
         accelerator.sync_gradients = number == len(passes)  # where DeepSpeed steps
         with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(run.model):
             timestep, signal, noise = noise_levels(run.pipeline.scheduler, t)
-            loss = trip_loss(
-                run.model,
-                latents,
-                text,
-                timestep,
-                eps,
-                signal,
-                noise,
-                run.sigma,
-                config.objective,
-                keep,
-                config.min_snr_gamma,
-                config.balance_clips,
-            )
+            noising = Noising(timestep=timestep, eps=eps, signal=signal, noise=noise)
+            condition = still(latents[:, :, :1].float(), keep=keep, text=text)
+            loss = trip_loss(run.model, latents, condition, noising, objective)
             accelerator.backward(loss.mean() * (len(latents) / len(batch.latents)))
         losses.append(loss.detach())
     return torch.cat(losses)
