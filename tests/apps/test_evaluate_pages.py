@@ -1,15 +1,18 @@
 """`trip evaluate --preference`, `--votes` and `--html`."""
 
+import html
 import json
+import re
+import shlex
 from functools import partial
 
 import numpy as np
 import pytest
 
 from trip.apps import evaluate_page
-from trip.apps.cli import main
+from trip.apps.cli import main, parse
 from trip.apps.evaluate_options import Evaluate
-from trip.apps.evaluate_page import provenance, write_html
+from trip.apps.evaluate_page import arguments_of, provenance, write_html
 from trip.data.video import write_video
 
 
@@ -113,14 +116,28 @@ def test_mistakes_are_one_line(folders, run, arguments, message):
     assert sorted(path.name for path in folders.iterdir()) == ["ours", "theirs"]
 
 
-def test_a_report_becomes_a_page_that_says_how_it_was_made(folders, monkeypatch, run):
+def test_a_report_becomes_a_page_that_says_which_command_made_it(folders, monkeypatch, run):
+    monkeypatch.setattr("sys.argv", ["other-program", "--secret"])  # the command's own arguments count
     arguments = ("--generated", "ours", "--reference", "theirs", "--metrics", "motion", "--html", "a b.html")
-    monkeypatch.setattr("sys.argv", ["trip", "evaluate", *arguments])
     code, out, err = run(*arguments, "--device", "cpu", "--quiet")
     assert (code, err) == (0, []) and out[0].startswith("metric")
     page = (folders / "a b.html").read_text()
-    assert "trip evaluate --generated ours --reference theirs --metrics motion --html &#39;a b.html&#39;" in page
-    assert "Flow magnitude (DIS), % of width" in page and "python 3" in page
+    command = re.search("trip evaluate .*", html.unescape(page))
+    assert command and shlex.split(command[0].partition("</pre>")[0])[2:] == [*arguments, "--device", "cpu"]
+    assert "other-program" not in page and "Flow magnitude (DIS), % of width" in page and "python 3" in page
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--generated a --metrics fvd,fid --num-frames 16 --allow-few --seed 3",
+        "--model m --protocol folder --data d --output-dir o --motion-strength 0.5 --guidance-scale=-1.5",
+        "--votes one.json two.json --key k.json",
+    ],
+)
+def test_the_flags_of_options_give_the_same_options(line):
+    options = parse(["evaluate", *line.split()])
+    assert isinstance(options, Evaluate) and parse(["evaluate", *arguments_of(options)]) == options
 
 
 def test_the_page_of_a_protocol_shows_its_folders(folders, monkeypatch):
@@ -132,4 +149,4 @@ def test_the_page_of_a_protocol_shows_its_folders(folders, monkeypatch):
 
 def test_provenance_outside_a_checkout_has_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert provenance()["Versions"].splitlines()[0].split() in (["trip", "0.1.0"], ["trip", "unknown"])
+    assert provenance(Evaluate())["Versions"].splitlines()[0].split() in (["trip", "0.1.0"], ["trip", "unknown"])

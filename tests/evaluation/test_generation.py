@@ -158,5 +158,5 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, data):
     jobs = list_jobs(PROTOCOL, data)
     with held(tmp_path / "run", {}, jobs):
         second = held(tmp_path / "run", {}, jobs)
-        with pytest.raises(ValueError, match="another run is at work in"), second:
+        with pytest.raises(ValueError, match="is being filled by another process; wait for it"), second:
             pass

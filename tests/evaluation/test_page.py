@@ -1,6 +1,7 @@
 """Report pages: nothing from outside, everything escaped, readable in a real browser; and what they are made of."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
@@ -204,6 +205,36 @@ def test_broken_series_are_refused(change, message):
         Series.of(CURVE | {"name": "a"} | change)
     with pytest.raises(ValueError, match="a chart needs at least 1 series"):
         line_chart([], title="", x_label="", y_label="")
+
+
+HOSTILE_CURVES = [
+    *("null", "3", "[]", '"x"', "[" * 100_000, '{"timesteps": ' * 3000, '{"timesteps": null}', '{"timesteps": [null]}'),
+    *('{"timesteps": [[]]}', '{"timesteps": {"name": 1}}', '{"frames": [{"name": 1, "x": 3, "y": 3}]}'),
+    *(
+        f'{{"frames": [{{"name": "a", "x": [1, 2], "y": [{value}, 1]}}]}}'
+        for value in ("NaN", "1e999", "null", "1e300")
+    ),
+    *(
+        f'{{"frames": [{{"name": "a", "x": [1, 2], "y": [{value}, 1]}}]}}'
+        for value in ("1" * 400, "{}", '"y"', "5e-324")
+    ),
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE_CURVES)
+def test_curves_that_are_none_are_one_line_that_names_the_file(tmp_path, text):
+    (tmp_path / "curves.json").write_text(text)
+    (tmp_path / "log.jsonl").write_text(f'{{"loss_t0": {text}, "loss_frames": {text}}}\n')
+    for name in ("curves.json", "log.jsonl"):
+        with pytest.raises(ValueError, match=rf"^\S+{name} holds no error curves [^\n]+$"):
+            read_errors(tmp_path / name)
+
+
+@pytest.mark.parametrize("y", [[1e-90, 2e-90], [1e90, 0], [0, 0], [-1e16 - 2, -1e16], [1, 1 + 2e-16], [-3, -2]])
+def test_any_magnitude_is_drawn(y):
+    svg = line_chart([Series(name="a", x=[1, 2], y=y)], title="t", x_label="x", y_label="y")
+    ys = [float(value) for value in re.findall(r'cy="([^"]+)"', svg)]
+    assert len(ys) == 2 and all(0 <= value <= 320 for value in ys)
 
 
 def test_a_training_log_becomes_curves(tmp_path):

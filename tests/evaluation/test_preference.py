@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from browser import complaints, emulate, open_browser, requests
+from trip.apps.preference import described
 from trip.data.video import Video, write_video
 from trip.evaluation.preference import (
     QUESTIONS,
@@ -218,6 +219,90 @@ def test_files_that_are_no_votes_are_refused(key, tmp_path):
     file.write_text(json.dumps(good))
     with pytest.raises(ValueError, match=r"^rater 'Ann' has voted in 2 files; give one file a rater$"):
         tally([file, file], key_file)
+
+
+def test_a_pair_is_counted_once_a_rater_or_the_file_is_refused(key, tmp_path):
+    file, key_file = tmp_path / "votes.json", tmp_path / "pairs.key.json"
+    good = ballot(key, "Ann", lambda secret, q: side_of(secret, "a"))
+    once = good["votes"][0]
+    for repeats in ([once, once], [once, once | {"answers": {}}], good["votes"] + good["votes"][-1:], [once] * 1000):
+        file.write_text(json.dumps(good | {"votes": repeats}))
+        with pytest.raises(ValueError, match=r"^\S+votes\.json has two votes on pair '[0-9a-f]{8}'; it was changed"):
+            tally([file], key_file)
+    for name in ("Ann", "ann ", " ANN", "A\u200bnn", "\uff21nn"):  # one person, however the name is written
+        file.write_text(json.dumps(good))
+        (tmp_path / "more.json").write_text(json.dumps(good | {"rater": name}))
+        with pytest.raises(ValueError, match=r"^rater '.*' has voted in 2 files; give one file a rater$"):
+            tally([file, tmp_path / "more.json"], key_file)
+
+
+WRONG_VOTES = [  # whatever JSON can hold where the page writes something else
+    ("votes", {}),
+    ("votes", [None]),
+    ("votes", [[]]),
+    ("votes", [{"pair": [], "answers": {}, "seconds": 1}]),
+    ("votes", [{"pair": 7, "answers": {}, "seconds": 1}]),
+    ("page", None),
+    ("page", {}),
+    ("rater", 3),
+    ("rater", None),
+    ("rater", ["Ann"]),
+    ("rater", "  "),
+    *(("answers", answers) for answers in (None, [], "left", {"motion": None}, {"motion": ["left"]}, {"none": "left"})),
+    *(("seconds", seconds) for seconds in (None, "4", True, -1, float("nan"), float("inf"), 10**40, [], {})),
+]
+
+
+@pytest.mark.parametrize("name, value", WRONG_VOTES)
+def test_votes_of_wrong_types_are_one_line_that_names_the_file(key, tmp_path, name, value):
+    record, file = ballot(key, "Ann", lambda secret, q: "left"), tmp_path / "votes.json"
+    (record if name in record else record["votes"][0])[name] = value
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"^\S+votes\.json [^\n]+$"):
+        tally([file], tmp_path / "pairs.key.json")
+
+
+@pytest.mark.parametrize("secret", [None, [], {}, {"left": "c"}, {"left": ["a"]}, {"catch": "spoiled", "left": "a"}])
+def test_a_key_without_its_secrets_is_one_line_that_names_the_file(key, tmp_path, secret):
+    file, key_file = tmp_path / "votes.json", tmp_path / "pairs.key.json"
+    file.write_text(json.dumps(ballot(key, "Ann", lambda secret, q: "left")))
+    key["pairs"][next(iter(key["pairs"]))] = secret
+    key_file.write_text(json.dumps(key))
+    with pytest.raises(ValueError, match=r"^\S+pairs\.key\.json has a pair '[0-9a-f]{8}' without its secret"):
+        tally([file], key_file)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' * 5000, "1" * 5000, "\ud800", '{"format": NaN}', "null"])
+def test_text_that_is_no_votes_is_one_line_that_names_the_file(key, tmp_path, text):
+    (tmp_path / "votes.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match=r"^\S+votes\.json [^\n]+$"):
+        tally([tmp_path / "votes.json"], tmp_path / "pairs.key.json")
+
+
+HOSTILE = "Ann\x1b[2J\u202etxt\n\rtrip: done <script>alert(1)</script> \ud800"
+"""Clears a terminal, turns what follows, forges a line, runs a script, is half a character."""
+
+
+def test_names_of_raters_and_folders_cannot_forge_what_is_printed(key, tmp_path):
+    record, file = ballot(key, HOSTILE, lambda secret, q: "left"), tmp_path / "votes.json"
+    file.write_text(json.dumps(record))
+    key_file = tmp_path / "pairs.key.json"
+    key_file.write_text(json.dumps(key | {"a": HOSTILE}))
+    lines = described(tally([file], key_file)).split("\n")
+    assert all(line.isprintable() for line in lines) and sum("trip: done" in line for line in lines) == 2
+    file.write_text(json.dumps(record | {"page": HOSTILE}))
+    with pytest.raises(ValueError, match="another page") as caught:
+        tally([file], key_file)
+    assert str(caught.value).isprintable()
+
+
+def test_a_prompt_cannot_turn_or_leave_the_page(folders, tmp_path):
+    for folder in folders:
+        (folder / "meadow.txt").write_text("moves \u202e left </script><script>alert(1)</script>")
+    write_preference(*folders, tmp_path / "pairs.html")
+    page = (tmp_path / "pairs.html").read_text()
+    assert "\u202e" not in page and "alert(1)</script>" not in page
+    assert any("\\u202e" in pair["prompt"] for pair in study_of(tmp_path / "pairs.html")["pairs"])
 
 
 # ------------------------------------------------------------------------------------------------- in a browser

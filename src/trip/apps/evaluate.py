@@ -3,8 +3,6 @@
 Clips are generated first by `trip.apps.evaluate_model`, where the options name a model.
 """
 
-import json
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from trip.evaluation.clips import clip_files
 from trip.evaluation.error_curves import read_errors
 from trip.evaluation.report import DEFAULT_METRICS, EvaluationSettings, Progress, evaluate_folders
 from trip.evaluation.weights import SOURCES, cache_folder, get_weights, source_of
+from trip.files import write_json
 
 
 def evaluate(options: Evaluate) -> int:
@@ -130,16 +129,6 @@ def check_writable(file: Path, flag: str = "--json") -> None:
     """Fail before the work rather than after it."""
     if file.is_dir() or not file.parent.is_dir():
         raise ValueError(f"{flag} (={file}) cannot be written; name a file in a folder that exists")
-
-
-def write_json(file: Path, report: dict[str, Any]) -> None:
-    """Write the report under a hidden name, then rename it."""
-    temporary = file.with_name(f".trip-{secrets.token_hex(6)}")
-    try:
-        temporary.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def table(report: dict[str, Any]) -> str:

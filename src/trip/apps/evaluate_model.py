@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from trip.apps.errors import say
-from trip.apps.evaluate import measuring, names_in, publish, settings_of, write_json
+from trip.apps.evaluate import measuring, names_in, publish, settings_of
 from trip.apps.evaluate_options import Evaluate
 from trip.apps.loading import choose_device, choose_dtype, find_model, load_pipeline
 from trip.data.images import fit_image, load_image
@@ -40,6 +40,7 @@ from trip.evaluation.protocols import PROTOCOLS, Job, Protocol, list_jobs
 from trip.evaluation.protocols import settings_of as protocol_settings
 from trip.evaluation.vbench import CRF, vbench_jobs
 from trip.evaluation.weights import sha256_of
+from trip.files import write_json
 from trip.pipeline import TripPipeline
 
 FALLBACK_SIDE = 256

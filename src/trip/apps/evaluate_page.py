@@ -3,7 +3,7 @@
 import platform
 import shlex
 import subprocess
-import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ def write_html(report: dict[str, Any], options: Evaluate) -> None:
         assert options.output_dir is not None  # of a protocol
         generated, reference = options.output_dir / GENERATED, options.output_dir / REFERENCE
     errors = read_errors(options.errors) if options.errors is not None else None
-    write_page(report, options.html, generated, reference, errors=errors, record=provenance())
+    write_page(report, options.html, generated, reference, errors=errors, record=provenance(options))
 
 
-def provenance() -> dict[str, str]:
+def provenance(options: Evaluate) -> dict[str, str]:
     """What repeats the numbers, beside their settings: the command, the code, the machine."""
     lines = {
         "trip": " ".join(filter(None, (trip_version(), commit()))),
@@ -41,9 +41,28 @@ def provenance() -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}",
     }
     return {
-        "Command": shlex.join(["trip", *sys.argv[1:]]),
+        "Command": shlex.join(["trip", "evaluate", *arguments_of(options)]),
         "Versions": "\n".join(f"{name} {text}" for name, text in lines.items()),
     }
+
+
+def arguments_of(options: Evaluate) -> list[str]:
+    """The flags that give these options: those that differ from the defaults, but for how much is printed.
+
+    Of the options and not of `sys.argv`, which is another program's where this one is called from Python.
+    """
+    arguments = []
+    for field in fields(options):
+        value, flag = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
+        if value == field.default or field.name in ("quiet", "debug"):
+            continue
+        if isinstance(value, bool):
+            arguments.append(flag)
+        elif isinstance(value, tuple):
+            arguments += [flag, *map(str, value)]
+        else:  # a value that begins with a dash would be taken for a flag
+            arguments += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
+    return arguments
 
 
 def commit() -> str:

@@ -2,12 +2,17 @@
 
 from typing import Any
 
-from trip.apps.evaluate import check_writable, write_json
+from trip.apps.evaluate import check_writable
 from trip.apps.evaluate_options import Evaluate
+from trip.data.text import printable
 from trip.evaluation.preference import QUESTIONS, PreferenceSettings, tally, write_preference
+from trip.files import write_json
 
 AGREED = 0.667
 """Krippendorff's own lower limit of an alpha from which tentative conclusions may be drawn."""
+
+LONGEST_NAME = 60
+"""Characters of a rater's name; the page takes as many."""
 
 
 def preference(options: Evaluate) -> int:
@@ -65,7 +70,7 @@ def described(found: dict[str, Any]) -> str:
     raters = [rater_cells(rater) for rater in found["raters"]]
     return "\n".join(
         [
-            f"A: {found['a']}\nB: {found['b']}\n",
+            f"A: {printable(found['a'])}\nB: {printable(found['b'])}\n",
             aligned([header, *rows]),
             "\nvotes: of those that decide for a clip; pairs: by the majority of their votes; alpha: Krippendorff's,"
             f"\nof A, B and tie (1: agreement, 0: chance's; below {AGREED} raters do not see the same)\n",
@@ -92,7 +97,7 @@ def rater_cells(rater: dict[str, Any]) -> tuple[str, ...]:
     """Cells of one rater."""
     left, catches = rater["left"], rater["catches"]
     return (
-        rater["rater"],
+        printable(rater["rater"], LONGEST_NAME),
         f"{rater['pairs']} of {rater['of']}",
         f"{left['rate']:.0%}" if left["n"] else "",
         f"{catches['successes']} of {catches['n']}" if catches["n"] else "",

@@ -5,7 +5,7 @@ light to dark. Series differ in their dashes too, since colour alone does not re
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -14,6 +14,9 @@ from typing import Any
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 76, 16, 14, 56
 """Margins around the plotted area, in the units of the picture's width."""
+
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Magnitudes that are drawn; beyond them differences leave the range of numbers."""
 
 COLOURS = 6
 DASHES = ("", "7 4", "2 4", "9 3 2 3", "12 4", "1 3")
@@ -39,18 +42,25 @@ class Series:
         lengths = {len(self.x), len(self.y), *(len(ends) for ends in (self.low, self.high) if ends)}
         if len(lengths) > 1 or not self.x or bool(self.low) != bool(self.high):
             raise ValueError(f"series {self.name!r} has lists of unequal lengths; give x, y, low and high one length")
-        if not all(math.isfinite(value) for value in (*self.x, *self.y, *self.low, *self.high)):
+        values = (*self.x, *self.y, *self.low, *self.high)
+        if not all(math.isfinite(value) for value in values):
             raise ValueError(f"series {self.name!r} has values that are not finite; leave those points out")
+        if any(0 < abs(value) < SMALLEST or abs(value) > LARGEST for value in values):
+            raise ValueError(
+                f"series {self.name!r} has values outside of {SMALLEST:g} to {LARGEST:g}; leave those points out"
+            )
         if any(b <= a for a, b in pairwise(self.x)):
             raise ValueError(f"series {self.name!r} has x that does not rise; sort its points by x")
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Series":
+    def of(cls, record: Any) -> "Series":
         """From JSON: ``{"name", "x", "y"}``, with ``"low"`` and ``"high"`` where there are intervals.
 
         Raises:
             ValueError: keys missing or unknown, unequal lengths, values that are no finite numbers.
         """
+        if not isinstance(record, dict):
+            raise ValueError("a series is no object; give it name, x and y")
         unknown = set(record) - {"name", "x", "y", "low", "high"}
         missing = {"name", "x", "y"} - set(record)
         if unknown or missing:
@@ -58,7 +68,7 @@ class Series:
             raise ValueError(f"a series {what}; its keys are name, x, y, and low and high for intervals")
         try:
             lists = {key: [float(value) for value in record[key] or ()] for key in record if key != "name"}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(
                 f"series {record['name']!r} has values that are no numbers; give lists of numbers"
             ) from None
@@ -131,13 +141,14 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     >>> ticks(0, 0.93)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
-    if high <= low:
-        low, high = widened(low, high)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        low, high = widened(high, high)
     rough = (high - low) / (about - 1)
-    power = 10.0 ** math.floor(math.log10(rough))
+    digits = -math.floor(math.log10(rough))
+    power = 10.0**-digits
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * k, 12) for k in range(first, last + 1)]
+    return [round(step * k, digits + 12) for k in range(first, last + 1)]
 
 
 def widened(low: float, high: float) -> Point:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from trip.data.text import read_text
 from trip.data.video import read_video
 
 CLIP_SUFFIXES = (".mp4", ".webm", ".gif", ".webp", ".mov", ".mkv", ".avi")
@@ -86,8 +87,9 @@ def prompt_of(file: Path, metadata: dict | None) -> str:
     """The text of NAME.txt beside a clip, else the prompt recorded in the clip, else nothing."""
     beside = file.with_suffix(".txt")
     if beside.is_file():
-        return beside.read_text(encoding="utf-8").strip()
-    return str((metadata or {}).get("prompt", ""))
+        return read_text(beside).strip()
+    prompt = (metadata or {}).get("prompt", "")
+    return prompt if isinstance(prompt, str) else ""
 
 
 def wrong_count(file: Path, count: int, expected: int, model: Path | None) -> str:

@@ -6,7 +6,6 @@
 x is a timestep of 0 to 999, or the number of a frame, the first being 1. low and high may be left out.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trip.evaluation.charts import Series
+from trip.data.text import printable, read_json, read_jsonl
+from trip.evaluation.charts import LARGEST, Series
 
 WINDOW = 500
 """Steps at the end of a training log that are averaged."""
@@ -31,12 +31,14 @@ class ErrorCurves:
     frames: tuple[Series, ...] = ()
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "ErrorCurves":
+    def of(cls, record: Any) -> "ErrorCurves":
         """From JSON, see the module.
 
         Raises:
             ValueError: other keys, or series that are none.
         """
+        if not isinstance(record, dict) or not all(isinstance(series, list) for series in record.values()):
+            raise ValueError("error curves are an object with lists of series under timesteps and frames")
         unknown = set(record) - {"timesteps", "frames"}
         if unknown:
             raise ValueError(f"error curves have {min(unknown)!r}; their keys are timesteps and frames")
@@ -52,12 +54,12 @@ def read_errors(file: Path) -> ErrorCurves:
     if not file.is_file():
         raise ValueError(f"{file} is no file; name a .json of error curves or a run's log.jsonl")
     try:
-        lines = file.read_text(encoding="utf-8")
         if file.suffix == ".jsonl":
-            return curves_of_log([json.loads(line) for line in lines.splitlines()], file.parent.name or "training")
-        return ErrorCurves.of(json.loads(lines))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise ValueError(f"{file} holds no error curves ({error}); see trip.evaluation.error_curves") from None
+            return curves_of_log([record for _, record in read_jsonl(file)], file.parent.name or "training")
+        return ErrorCurves.of(read_json(file))
+    except ValueError as error:
+        reason = printable(str(error).removeprefix(f"{file} "))
+        raise ValueError(f"{file} holds no error curves ({reason}); see trip.evaluation.error_curves") from None
 
 
 def curves_of_log(records: Sequence[Mapping[str, Any]], name: str, window: int = WINDOW) -> ErrorCurves:
@@ -67,16 +69,29 @@ def curves_of_log(records: Sequence[Mapping[str, Any]], name: str, window: int =
         ValueError: no records, or none with such losses.
     """
     last = records[-window:]
-    quarters = {QUARTER * (q + 0.5): [r[f"loss_t{q}"] for r in last if f"loss_t{q}" in r] for q in range(4)}
+    quarters = {QUARTER * (q + 0.5): numbers([r[f"loss_t{q}"] for r in last if f"loss_t{q}" in r]) for q in range(4)}
     frames: dict[float, list[float]] = {}
     for record in last:
-        for frame, loss in enumerate(record.get("loss_frames", ()), 2):
+        for frame, loss in enumerate(numbers(record.get("loss_frames", [])), 2):
             frames.setdefault(frame, []).append(loss)
     name = f"{name}, last {len(last)} steps"
     curves = ErrorCurves(timesteps=series_of(name, quarters), frames=series_of(name, frames))
     if not (curves.timesteps or curves.frames):
         raise ValueError("the log has no loss by timestep or frame; name the log.jsonl of `trip train`")
     return curves
+
+
+def numbers(values: Any) -> list[float]:
+    """The values themselves, if they are finite numbers.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if not isinstance(values, list) or any(
+        isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST for value in values
+    ):
+        raise ValueError("it has losses that are no finite numbers")
+    return values
 
 
 def series_of(name: str, losses: Mapping[float, Sequence[float]]) -> tuple[Series, ...]:

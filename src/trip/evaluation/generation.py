@@ -16,8 +16,6 @@ bytes as one that was never stopped: clips are generated one a call, each from a
 
 import hashlib
 import json
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from jaxtyping import UInt8
 
 from trip.data.decoding import ClipFault, decode_clip
+from trip.data.text import printable, read_json
 from trip.data.video import read_video, write_video
 from trip.evaluation.protocols import Job, Protocol, settings_of, start_of
 from trip.evaluation.report import EvaluationSettings, Progress, evaluate_folders
+from trip.files import lock_folder, sweep, write_json, write_text
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -57,18 +56,15 @@ def held(folder: Path, settings: Mapping[str, Any], jobs: Sequence[Job]) -> Iter
         ValueError: it holds another run or other things, or another run is at work in it.
         OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(job.as_dict(), ensure_ascii=False) + "\n" for job in jobs)
-    record = dict(settings) | {"jobs_sha256": hashlib.sha256(lines.encode()).hexdigest()}
-    check_same(folder, record)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            sweep(folder)
-            write_text(folder / JOBS, lines)
-            write_text(folder / SETTINGS, json.dumps(record, indent=2) + "\n")
-            yield
-    except Timeout:
-        raise ValueError(f"another run is at work in {folder}; wait for it or name another --output-dir") from None
+    record = dict(settings) | {"jobs_sha256": hashlib.sha256(lines.encode(errors="replace")).hexdigest()}
+    with lock_folder(folder, "filled"):
+        check_same(folder, record)
+        for inner in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            sweep(inner)
+        write_text(folder / JOBS, lines)
+        write_json(folder / SETTINGS, record)
+        yield
 
 
 def check_same(folder: Path, record: Mapping[str, Any]) -> None:
@@ -80,11 +76,14 @@ def check_same(folder: Path, record: Mapping[str, Any]) -> None:
         ):
             raise ValueError(f"{folder} holds other files ({others[0]}); name a new folder with --output-dir")
         return
-    before, now = flat(json.loads(file.read_text(encoding="utf-8"))), flat(json.loads(json.dumps(record)))
+    there = read_json(file)
+    if not isinstance(there, dict):
+        raise ValueError(f"{file} holds no settings of a run; name a new folder with --output-dir")
+    before, now = flat(there), flat(json.loads(json.dumps(record)))
     differing = [name for name in dict.fromkeys([*now, *before]) if now.get(name) != before.get(name)]
     if differing:
         name, more = differing[0], f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-        values = f"{name} {before.get(name)!r}, not {now.get(name)!r}{more}"
+        values = f"{printable(name, 60)} {printable(repr(before.get(name)), 80)}, not {now.get(name)!r}{more}"
         raise ValueError(f"{folder} was made with {values}; give the same settings, or another --output-dir")
 
 
@@ -95,27 +94,6 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
         inner = flat(value) if isinstance(value, Mapping) else None
         found |= {name: value} if inner is None else {f"{name}.{key}": item for key, item in inner.items()}
     return found
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a killed run left half-made."""
-    for left in folder.rglob(".trip-*"):
-        if left.is_dir():
-            shutil.rmtree(left)
-        else:
-            left.unlink()
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write under a hidden name, then rename; what is there already with this text stays as it is."""
-    if file.is_file() and file.read_text(encoding="utf-8") == text:
-        return
-    temporary = file.with_name(f".trip-{secrets.token_hex(6)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------ generating
@@ -183,8 +161,7 @@ class ReferenceStills:
                 job.source, self.protocol.decoding, start_of(self.protocol, job.key, self.seed), key=job.key
             )
         except ClipFault as found:
-            fault.parent.mkdir(exist_ok=True)
-            write_text(fault, json.dumps({"key": found.key, "reason": found.reason, "message": found.message}) + "\n")
+            write_json(fault, {"key": found.key, "reason": found.reason, "message": found.message})
             return None
         path.parent.mkdir(exist_ok=True)
         write_video(f"{path}/", frames, self.protocol.fps)
@@ -192,8 +169,21 @@ class ReferenceStills:
 
 
 def left_out(folder: Path) -> list[dict[str, str]]:
-    """The real clips that could not be used, with reasons."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder / LEFT_OUT).glob("*.json"))]
+    """The real clips that could not be used, with reasons.
+
+    Raises:
+        ValueError: a file that this package did not write.
+    """
+    return [fault_in(file) for file in sorted((folder / LEFT_OUT).glob("*.json"))]
+
+
+def fault_in(file: Path) -> dict[str, str]:
+    """The reason that a file holds for leaving out a clip."""
+    record = read_json(file)
+    names = ("key", "reason", "message")
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in names):
+        raise ValueError(f"{file} does not say why its clip was left out; delete it, and the clip is tried again")
+    return {name: printable(record[name], 300) for name in names}
 
 
 # --------------------------------------------------------------------------------------------------- scoring

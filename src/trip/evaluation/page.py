@@ -5,7 +5,6 @@ of files, prompts, settings) are escaped by the template engine.
 """
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from trip.data.text import printable
 from trip.data.video import Video, read_video
 from trip.evaluation.charts import Series, legend, line_chart
 from trip.evaluation.clips import clip_files, prompt_of
 from trip.evaluation.embedding import Frames, animation_uri, at_height, picture_uri, resized, strip
 from trip.evaluation.error_curves import ErrorCurves
 from trip.evaluation.published import FIGURES, TRIP, Comparison, compare
+from trip.files import write_text
 
 SHOWN_CLIPS = 12
 """Clips of a page; more are taken at even distances in order of name."""
@@ -100,27 +101,25 @@ def write_page(
     write_text(path, page)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a hidden name, then rename it."""
-    temporary = path.with_name(f".trip-{secrets.token_hex(6)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def environment() -> Environment:
-    """The templates of this package; every value that they print is escaped."""
+    """The templates of this package; every value that they print is escaped, and so are invisible marks in it."""
     templates = Environment(
         loader=PackageLoader("trip.evaluation", "templates"),
         autoescape=True,
+        finalize=visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     templates.filters |= {"value": value_text, "interval": interval_text}
     return templates
+
+
+def visible(value: Any) -> Any:
+    """A text without marks that would turn or hide what stands beside it; line ends and markup stay."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 # --------------------------------------------------------------------------------------------------- numbers

@@ -16,8 +16,9 @@ one clip twice. (A frozen copy would not do: of a clip that hardly moves, it may
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trip.data.text import printable, read_json
 from trip.data.video import Video, read_video
 from trip.evaluation.clips import clip_files, prompt_of
 from trip.evaluation.embedding import Frames, picture_uri, resized, sheet
 from trip.evaluation.motion import Rate
-from trip.evaluation.page import environment, same_shape, write_text
+from trip.evaluation.page import environment, same_shape
+from trip.files import write_json, write_text
 
 QUESTIONS = {
     "coherence": (
@@ -44,6 +47,9 @@ QUESTIONS = {
 LEFT, TIE, RIGHT = ANSWERS = ("left", "tie", "right")
 SPOILED, IDENTICAL = "spoiled", "identical"
 KEY_FORMAT, VOTES_FORMAT = "trip-preference-key-1", "trip-preference-votes-1"
+
+LONGEST_LOOK = 1e7
+"""Seconds; nobody takes four months for a pair."""
 
 LARGEST_HEIGHT = 384
 """Pixels; larger clips are brought down to it."""
@@ -105,7 +111,7 @@ def write_preference(a: Path, b: Path, path: Path, settings: PreferenceSettings 
     key = {"format": KEY_FORMAT, "page": identity, "a": str(a), "b": str(b), "seed": settings.seed, "pairs": secrets}
     study = {"format": VOTES_FORMAT, "page": identity, "questions": list(QUESTIONS), "pairs": shown}
     page = environment().get_template("preference.html").render(study=study, questions=QUESTIONS, answers=ANSWERS)
-    write_text(key_path(path), json.dumps(key, indent=2, ensure_ascii=False) + "\n")
+    write_json(key_path(path), key)
     write_text(path, page)
     return key_path(path)
 
@@ -211,7 +217,7 @@ def payload(label: str, pair: Pair) -> dict[str, Any]:
     count, height, width = pair.left.frames.shape[:3]
     form = {"frames": count, "columns": columns, "width": width, "height": height, "fps": round(pair.left.fps, 3)}
     sheets = {"left": picture_uri(left, QUALITY), "right": picture_uri(right, QUALITY)}
-    return {"pair": label, "prompt": pair.prompt, **form, **sheets}
+    return {"pair": label, "prompt": printable(pair.prompt), **form, **sheets}
 
 
 # ------------------------------------------------------------------------------------------------------ votes
@@ -223,41 +229,84 @@ def read_key(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: no file, or another one.
     """
-    return read_record(file, KEY_FORMAT, ("page", "a", "b", "pairs"), "the key of a preference page (PAGE.key.json)")
+    what = "the key of a preference page (PAGE.key.json)"
+    key = read_record(file, KEY_FORMAT, {"page": str, "a": str, "b": str, "pairs": dict}, what)
+    for label, secret in key["pairs"].items():
+        if not is_secret(secret):
+            raise ValueError(f"{file} has a pair {shown(label)} without its secret; it is not as it was written")
+    return key
+
+
+def is_secret(value: Any) -> bool:
+    """Whether a key's entry says whose clip is on the left of a pair, or what is expected of a catch pair."""
+    if not isinstance(value, dict):
+        return False
+    return value.get("expected") in ANSWERS if "catch" in value else value.get("left") in ("a", "b")
 
 
 def read_votes(file: Path, key: Mapping[str, Any]) -> dict[str, Any]:
-    """One rater's votes on the key's page.
+    """One rater's votes on the key's page: every pair at most once.
 
     Raises:
-        ValueError: no file, another one, votes on another page, unknown pairs or answers.
+        ValueError: no file, another one, votes on another page, what the page cannot have saved: unknown pairs or
+            answers, two votes on one pair, impossible times.
     """
-    votes = read_record(file, VOTES_FORMAT, ("page", "rater", "votes"), "votes that a preference page has saved")
-    if votes["page"] != key["page"]:
-        raise ValueError(f"{file} holds votes on another page ({votes['page']}, not {key['page']}); give its own key")
-    for vote in votes["votes"]:
-        wrong = [f"{q}: {a}" for q, a in vote["answers"].items() if q not in QUESTIONS or a not in ANSWERS]
-        if vote["pair"] not in key["pairs"] or wrong:
-            what = f"answer {wrong[0]!r}" if wrong else f"pair {vote['pair']!r}"
-            raise ValueError(f"{file} has an unknown {what}; it was changed after the page saved it")
-    return votes
+    what = "votes that a preference page has saved"
+    ballot = read_record(file, VOTES_FORMAT, {"page": str, "rater": str, "votes": list}, what)
+    if ballot["page"] != key["page"]:
+        pages = f"{printable(ballot['page'], 40)}, not {printable(key['page'], 40)}"
+        raise ValueError(f"{file} holds votes on another page ({pages}); give its own key")
+    if not ballot["rater"].strip():
+        raise ValueError(f'{file} names no rater; write a name or a code as its "rater"')
+    seen: set[str] = set()
+    for vote in ballot["votes"]:
+        if fault := fault_of(vote, key, seen):
+            raise ValueError(f"{file} has {fault}; it was changed after the page saved it")
+        seen.add(vote["pair"])
+    return ballot
 
 
-def read_record(file: Path, expected: str, needed: Sequence[str], what: str) -> dict[str, Any]:
-    """A JSON file of a known format, with the keys that are needed."""
+def fault_of(vote: Any, key: Mapping[str, Any], seen: Set[str]) -> str:
+    """What of a vote no page can have saved; empty: nothing."""
+    if not isinstance(vote, dict) or not isinstance(vote.get("answers"), dict):
+        return f"a vote that is none: {shown(vote)}"
+    pair, answers, seconds = vote.get("pair"), vote["answers"], vote.get("seconds")
+    if not isinstance(pair, str) or pair not in key["pairs"]:
+        return f"an unknown pair {shown(pair)}"
+    if pair in seen:
+        return f"two votes on pair {shown(pair)}"
+    for question, answer in answers.items():
+        if question not in QUESTIONS or answer not in ANSWERS:
+            return f"an unknown answer {shown(f'{question}: {answer}')}"
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < LONGEST_LOOK:
+        return f"seconds (={shown(seconds)}) that no pair takes"
+    return ""
+
+
+def shown(value: Any) -> str:
+    """What a file holds, in quotes, for one line of a terminal."""
+    return printable(repr(value), 60)
+
+
+def read_record(file: Path, expected: str, fields: Mapping[str, type], what: str) -> dict[str, Any]:
+    """A JSON file of a known format, with fields of the types that are needed."""
     if not file.is_file():
         raise ValueError(f"{file} is no file; name {what}")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        record = read_json(file)
+    except ValueError:
         record = None
-    if not isinstance(record, dict) or record.get("format") != expected or not record.keys() >= set(needed):
+    if (
+        not isinstance(record, dict)
+        or record.get("format") != expected
+        or not all(isinstance(record.get(name), kind) for name, kind in fields.items())
+    ):
         raise ValueError(f"{file} is not {what}; name another file")
     return record
 
 
 def tally(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
-    """Unblind and count.
+    """Unblind and count: of every rater and pair one vote.
 
     Args:
         files: one a rater. key_file: of the page.
@@ -270,9 +319,10 @@ def tally(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
     """
     key = read_key(key_file)
     ballots = [read_votes(file, key) for file in files]
-    for rater, count in Counter(ballot["rater"] for ballot in ballots).items():
-        if count > 1:
-            raise ValueError(f"rater {rater!r} has voted in {count} files; give one file a rater")
+    names = Counter(same_name(ballot["rater"]) for ballot in ballots)
+    for ballot in ballots:
+        if (count := names[same_name(ballot["rater"])]) > 1:
+            raise ValueError(f"rater {shown(ballot['rater'])} has voted in {count} files; give one file a rater")
     return {
         "a": key["a"],
         "b": key["b"],
@@ -280,6 +330,12 @@ def tally(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
         "questions": {question: count_question(question, ballots, key) for question in QUESTIONS},
         "raters": [count_rater(ballot, key) for ballot in ballots],
     }
+
+
+def same_name(rater: str) -> str:
+    """A rater's name without what does not tell people apart: case, spaces, invisible marks, ways of writing it."""
+    visible = "".join(c for c in unicodedata.normalize("NFKC", rater) if c.isprintable() or c.isspace())
+    return " ".join(visible.casefold().split())
 
 
 def count_question(question: str, ballots: Sequence[Mapping[str, Any]], key: Mapping[str, Any]) -> dict[str, Any]:
@@ -333,7 +389,7 @@ def count_rater(ballot: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, 
         ``{"rater", "pairs": answered, "of": all, "left": decided votes for the left side, "catches": answers to catch
         pairs that were as expected, both as in `share`, "seconds": median a pair}``.
     """
-    secrets, answered = key["pairs"], ballot["votes"]
+    secrets, answered = key["pairs"], [vote for vote in ballot["votes"] if vote["answers"]]
     votes = [(secrets[vote["pair"]], answer) for vote in answered for answer in vote["answers"].values()]
     sides = [answer == LEFT for secret, answer in votes if "catch" not in secret and answer != TIE]
     seconds = [vote["seconds"] for vote in answered]

@@ -6,10 +6,10 @@ before ", camera ...". Pictures lie in ``data/crop/RATIO``, in four aspect ratio
 ``PROMPT-0.mp4`` to ``PROMPT-4.mp4``, in one folder with nothing else in it, H.264 at crf 10.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+from trip.data.text import read_json
 from trip.evaluation.protocols import Job, seed_of
 
 INFO = "vbench2_i2v_full_info.json"
@@ -54,15 +54,20 @@ def vbench_jobs(data: Path, ratio: str = "1-1", seed: int = 0, count: int | None
 
 def read_info(file: Path) -> list[dict[str, Any]]:
     """Rows of the list."""
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise ValueError(f"there is no {file}; name VBench's folder vbench2_beta_i2v with --data") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); get it again") from None
-    if not (isinstance(rows, list) and rows and all(isinstance(r, dict) and r.get("prompt_en") for r in rows)):
-        raise ValueError(f"{file} is no list of objects with prompt_en; get VBench's {INFO} again")
+    if not file.is_file():
+        raise ValueError(f"there is no {file}; name VBench's folder vbench2_beta_i2v with --data")
+    rows = read_json(file)
+    if not (isinstance(rows, list) and rows and all(is_row(row) for row in rows)):
+        raise ValueError(f"{file} is no list of objects with prompt_en and image_name; get VBench's {INFO} again")
     return rows
+
+
+def is_row(row: Any) -> bool:
+    """Whether an entry names a prompt and, if anything, a picture: a file name, and no path out of the folder."""
+    if not isinstance(row, dict) or not isinstance(row.get("prompt_en"), str) or not row["prompt_en"]:
+        return False
+    name = row.get("image_name", "picture")
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def picture_folder(data: Path, ratio: str) -> Path:
@@ -87,8 +92,9 @@ def picture_of(prompt: str, pictures: dict[str, str], folder: Path) -> Path:
 def file_stem(prompt: str, sample: int) -> str:
     """``PROMPT-0``, exactly: VBench finds clips by it."""
     stem = f"{prompt}-{sample}"
-    if "/" in prompt or "\0" in prompt or len(f"{stem}.mp4".encode()) > LONGEST_NAME:
+    if "/" in prompt or not prompt.isprintable() or len(f"{stem}.mp4".encode()) > LONGEST_NAME:
         raise ValueError(
-            f"prompt {prompt[:40]!r}... cannot name a file (a slash, or over {LONGEST_NAME} bytes); drop it"
+            f"prompt {prompt[:40]!r}... cannot name a file (a slash, an invisible character, or over {LONGEST_NAME} "
+            "bytes); drop it"
         )
     return stem

@@ -9,7 +9,6 @@ Archive, file and result are pinned by SHA-256; pip checks the archive's before 
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from trip.files import atomic_path
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)`` in bytes."""
@@ -215,13 +216,6 @@ def check_hash(file: Path, expected: str, remedy: str) -> None:
 
 
 def move_into_place(file: Path, target: Path) -> None:
-    """Copy beside the target under a hidden name, flush, rename: the target is whole or absent."""
-    temporary = target.with_name(f".trip-{secrets.token_hex(6)}")
-    try:
-        with file.open("rb") as source, temporary.open("wb") as out:
-            shutil.copyfileobj(source, out)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Copy into the cache: the target is whole or absent."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(file, temporary)

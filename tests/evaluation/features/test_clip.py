@@ -1,10 +1,13 @@
 """CLIP through transformers, on a tiny random one."""
 
+import json
+import shutil
 import string
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -66,3 +69,24 @@ def test_a_folder_that_is_no_clip_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded") as caught:
         clip_features(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_code_that_lies_in_the_folder_is_not_run_nor_asked_for(folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "clip")
+    (copy / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        record = json.loads((copy / name).read_text())
+        classes = {"AutoConfig": "own.Own", "AutoModel": "own.Own", "AutoTokenizer": ["own.Own", "own.Own"]}
+        record |= {"auto_map": classes, "tokenizer_class": "Own"}
+        (copy / name).write_text(json.dumps(record))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    assert clip_features(copy).size == SIZE and not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "clip")
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="CLIP cannot be loaded from") as caught:
+        clip_features(copy)
+    assert "safetensors" in str(caught.value) and "\n" not in str(caught.value)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers import CLIPModel, CLIPTokenizer, PreTrainedTokenizerBase
 
-from trip.evaluation.features.base import FrameFeatures
+from trip.evaluation.features.base import SAFELY, FrameFeatures, reason_of
 
 PUBLISHED = {"ViT-B/32": "openai/clip-vit-base-patch32", "ViT-L/14": "openai/clip-vit-large-patch14"}
 """Short name -> hub id. The paper names no backbone; both are in use."""
@@ -50,10 +50,10 @@ def clip_features(model: str | Path = "ViT-B/32", device: str = "cpu") -> CLIPFe
     """
     source = PUBLISHED.get(str(model), str(model))
     try:
-        loaded: Any = CLIPModel.from_pretrained(source, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        loaded: Any = CLIPModel.from_pretrained(source, output_loading_info=True, **SAFELY)
+        tokenizer = CLIPTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = reason_of(error)
         raise ValueError(f"CLIP cannot be loaded from {source} ({reason}); give a folder or hub id of one") from None
     network, info = loaded
     if info["missing_keys"]:

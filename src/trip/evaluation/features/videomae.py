@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import VideoMAEForVideoClassification
 
-from trip.evaluation.features.base import VideoFeatures, squash
+from trip.evaluation.features.base import SAFELY, VideoFeatures, reason_of, squash
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -39,10 +39,11 @@ def videomae_features(model: str | Path, device: str = "cpu") -> VideoFeatures:
         ValueError: it cannot be loaded, or was not trained to classify.
     """
     try:
-        loaded: Any = VideoMAEForVideoClassification.from_pretrained(model, output_loading_info=True)
+        loaded: Any = VideoMAEForVideoClassification.from_pretrained(model, output_loading_info=True, **SAFELY)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"VideoMAE cannot be loaded from {model} ({reason}); give a folder or hub id") from None
+        raise ValueError(
+            f"VideoMAE cannot be loaded from {model} ({reason_of(error)}); give a folder or hub id"
+        ) from None
     network, info = loaded
     if info["missing_keys"]:
         lacking = min(info["missing_keys"])
