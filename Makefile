@@ -2,17 +2,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
+COUNT ?= 12000
+SEED ?= 0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := src lab tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-all lint format clean
+.PHONY: help install dev demo test test-all fuzz lint format clean
 
 help:
 	@echo "make demo      animate the photographs in examples/photos into $(OUT)/"
 	@echo "make test      run the test suite"
 	@echo "make test-all  the same with the long tests, and the wheel in an empty environment"
+	@echo "make fuzz      read 12,000 malformed and hostile files; COUNT, SEED"
 	@echo "make lint      format, lint, types, import contracts"
 	@echo "make format    reformat, and fix what can be fixed"
 	@echo "make install   the package in $(VENV); make dev: with the tools"
@@ -46,6 +49,9 @@ test: $(VENV)/.dev
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or not slow"
 	$(BIN)/python tests/wheel.py --empty
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/fuzz.py --count $(COUNT) --seed $(SEED)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(SOURCES)
