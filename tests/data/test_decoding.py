@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import trip.data.containers as containers
 from permissions import unprivileged
-from trip.data import decoding as module
 from trip.data.decoding import FAULTS, ClipFault, Decoding, decode_clip, decode_example, inspect_clip, may_flip, nearest
 from trip.data.examples import Example
 from trip.data.images import fit_image
@@ -85,7 +85,7 @@ def test_far_starts_after_many_key_frames(clips, tmp_path):
 def test_a_file_without_an_index_is_read_from_its_beginning(clips, tmp_path, monkeypatch):
     path = clips.numbered(tmp_path / "clip.mp4", count=20)
     expected = decode_clip(path, settings(), rng(3))
-    monkeypatch.setattr(module, "_sought", lambda *_: False)
+    monkeypatch.setattr(containers._FFmpegClip, "seek", lambda *_: False)
     np.testing.assert_array_equal(decode_clip(path, settings(), rng(3)), expected)
 
 
@@ -195,8 +195,8 @@ def test_limit_of_pixels(clips, tmp_path):
 
 def test_slow_decoder_is_cut_off(clips, tmp_path, monkeypatch):
     path = clips.numbered(tmp_path / "clip.mp4", count=24)
-    convert = module.frame_to_rgb
-    monkeypatch.setattr(module, "frame_to_rgb", lambda frame: (time.sleep(0.2), convert(frame))[1])
+    convert = containers.frame_to_rgb
+    monkeypatch.setattr(containers, "frame_to_rgb", lambda *frame: (time.sleep(0.2), convert(*frame))[1])
     start = time.monotonic()
     with pytest.raises(ClipFault, match=r"not decoded within 0\.5 s") as caught:
         decode_clip(path, settings(num_frames=24, timeout=0.5), rng())
@@ -213,7 +213,7 @@ class Slow(io.BytesIO):
 
 def test_slow_reading_is_cut_off(clips, tmp_path, monkeypatch):
     content = clips.noisy(tmp_path / "clip.mp4").read_bytes()
-    monkeypatch.setattr(module.io, "BytesIO", Slow)
+    monkeypatch.setattr(containers.io, "BytesIO", Slow)
     start = time.monotonic()
     with pytest.raises(ClipFault) as caught:
         decode_clip(content, settings(timeout=0.5), rng(), key="k")

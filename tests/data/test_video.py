@@ -447,7 +447,7 @@ def test_what_is_no_clip(tmp_path):
         ("text.mp4", "cannot be read"),
         ("text.gif", "cannot be read"),
         ("folder", "holds no PNG"),
-        ("frames", "frame_0000.png cannot be read"),
+        ("frames", "frame_0000.png is not a picture"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
             read_video(tmp_path / name)
@@ -461,7 +461,7 @@ def test_sound_alone_is_no_clip(tmp_path):
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(ValueError, match="holds no video"):
+    with pytest.raises(ValueError, match="holds no pictures, only sound"):
         read_video(tmp_path / "sound.mp4")
 
 

@@ -12,50 +12,23 @@ decoder that loops on one packet. `trip.data.check` therefore decodes in process
 A fault is an error, never a substitute: no zeros, no repeated frames in place of what could not be read.
 """
 
-import errno
-import io
-import os
 import re
-import stat
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.error import ExitError, InvalidDataError
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
+from trip.data.containers import FAULTS, MAX_PIXELS, Clip, Deadline, Fault, Shown, faults, open_video
 from trip.data.examples import Example, Location, TarMember, Unusable, read_bytes
 from trip.data.images import fit_image
 from trip.data.text import printable
-from trip.data.video import frame_to_rgb
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 Times = Float64[np.ndarray, " n"]
-
-FAULTS = {
-    "missing": "there is no such file",
-    "unreadable": "the file may not be read, or reading fails",
-    "empty": "0 bytes",
-    "not_video": "no format fits the content: another kind of file, or cut off before its index",
-    "no_video": "sound or subtitles without pictures",
-    "truncated": "fewer frames than the header announces",
-    "corrupt": "damaged data",
-    "bad_fps": "no usable frame rate or times, or far slower than asked for",
-    "too_short": "fewer frames than asked for, at the rate asked for",
-    "too_large": "frames of more pixels than allowed",
-    "too_slow": "not decoded within the time-out",
-    "crashed": "the decoder ended its process",
-    "no_caption": "no caption, or an empty one",
-    "bad_entry": "its row, name, record or caption is wrong",
-    "outside": "a URL, or a path or link that leads out of the data's folder",
-}
-"""Reason codes of `ClipFault` and what they mean. Codes are stable: scripts may compare them."""
 
 SLOWEST_FPS, FASTEST_FPS = 0.1, 1000.0
 UNIQUE_TIMES = 0.9
@@ -81,7 +54,7 @@ class Decoding:
     size: tuple[int, int] = (256, 256)
     flip: bool = False
     timeout: float = 60.0
-    max_pixels: int = 8192 * 4320
+    max_pixels: int = MAX_PIXELS
     slowest: float = 0.75
 
     def __post_init__(self) -> None:
@@ -171,11 +144,11 @@ def decode_clip(
         ClipFault: the clip cannot be used; `reason` says why.
     """
     with _faults(_name(video) if key is None else key):
-        source, deadline = _Source(video, decoding), _Deadline(decoding.timeout)
-        timeline = _read_timeline(source, deadline)
+        source = _Source(video, decoding)
+        timeline = _read_timeline(source)
         wanted = timeline.sample(decoding, rng)
         mirrored = decoding.flip and rng.random() < 0.5 and may_flip(caption)
-        frames = np.stack([picture for picture, _ in _pictures(source, timeline, wanted, deadline)])
+        frames = np.stack([picture for picture, _ in _pictures(source, timeline, wanted)])
         return np.ascontiguousarray(frames[:, :, ::-1]) if mirrored else frames
 
 
@@ -186,11 +159,11 @@ def inspect_clip(video: Location, decoding: Decoding, *, key: str | None = None)
         ClipFault: `decode_clip` could fail on the clip, for some start.
     """
     with _faults(_name(video) if key is None else key):
-        source, deadline = _Source(video, decoding), _Deadline(decoding.timeout)
-        timeline = _read_timeline(source, deadline)
+        source = _Source(video, decoding)
+        timeline = _read_timeline(source)
         timeline.starts(decoding)
         before, changes, shapes = None, [], []
-        for picture, shape in _pictures(source, timeline, timeline.grid(decoding.fps), deadline):
+        for picture, shape in _pictures(source, timeline, timeline.grid(decoding.fps)):
             now = picture.astype(np.int16)
             changes += [] if before is None else [float(np.abs(now - before).mean())]
             shapes.append(shape)
@@ -208,44 +181,14 @@ def inspect_clip(video: Location, decoding: Decoding, *, key: str | None = None)
 # --------------------------------------------------------------------------------------------------- faults
 
 
-class _Fault(Exception):
-    """A reason and a message; `_faults` adds the key."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 @contextmanager
 def _faults(key: str) -> Iterator[None]:
     """Turn everything that a bad clip can cause into a `ClipFault`."""
     try:
-        yield
-    except _Fault as fault:
+        with faults():
+            yield
+    except Fault as fault:
         raise ClipFault(key, fault.reason, str(fault)) from None
-    except ExitError:
-        raise ClipFault(key, "too_slow", "waiting for data took longer than the time-out") from None
-    except MemoryError:
-        raise ClipFault(key, "too_large", "decoding it needs more memory than there is") from None
-    except (av.FFmpegError, OSError) as error:
-        raise ClipFault(key, _reason(error), f"{FAULTS[_reason(error)]} ({_text(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case FileNotFoundError() | NotADirectoryError():
-            return "missing"
-        case PermissionError():
-            return "unreadable"
-        case OSError(errno=errno.EFBIG):
-            return "too_large"
-        case av.FFmpegError():
-            return "corrupt"
-    return "unreadable"
-
-
-def _text(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 def _name(video: Location) -> str:
@@ -257,24 +200,6 @@ def _name(video: Location) -> str:
     return str(video)
 
 
-class _Deadline:
-    """A moment on the clock by which a clip must be decoded."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.end = seconds, time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds until then.
-
-        Raises:
-            _Fault: it has passed.
-        """
-        left = self.end - time.monotonic()
-        if left <= 0:
-            raise _Fault("too_slow", f"not decoded within {self.seconds:g} s; allow more time or leave it out")
-        return left
-
-
 # -------------------------------------------------------------------------------------------------- reading
 
 
@@ -282,53 +207,13 @@ class _Source:
     """A clip's bytes or path, and how to decode them."""
 
     def __init__(self, video: Location, decoding: Decoding) -> None:
-        self.decoding = decoding
+        self.decoding, self.deadline = decoding, Deadline(decoding.timeout)
         if isinstance(video, Unusable):
-            raise _Fault(video.reason, video.message)
-        self.content: str | bytes = _checked_path(video) if isinstance(video, Path) else read_bytes(video)
-        if not self.content:
-            raise _Fault("empty", "0 bytes; make or copy it again")
+            raise Fault(video.reason, video.message)
+        self._content = video if isinstance(video, Path) else read_bytes(video)
 
-    @contextmanager
-    def open(self, deadline: _Deadline) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-        """The container and its first video stream, which are within the limits."""
-        file = self.content if isinstance(self.content, str) else io.BytesIO(self.content)
-        # A playlist named .mp4 must not make FFmpeg fetch what it lists.
-        options = {"protocol_whitelist": "file"}
-        try:
-            container = av.open(file, "r", timeout=deadline.left(), metadata_errors="replace", options=options)
-        except InvalidDataError as error:
-            raise _Fault("not_video", f"{FAULTS['not_video']} ({_text(error)})") from None
-        with container:
-            yield container, self._stream(container)
-
-    def _stream(self, container: InputContainer) -> av.VideoStream:
-        if not container.streams.video:
-            raise _Fault("no_video", "holds no pictures, only sound or text")
-        stream = container.streams.video[0]
-        context = stream.codec_context
-        if context is None:
-            raise _Fault("corrupt", "its codec is unknown")
-        self.check_size(context.width, context.height)
-        # For streams that grow later; with room for the decoder's padding. Every frame is checked exactly.
-        context.options = {"max_pixels": str(2 * self.decoding.max_pixels + 65536)}
-        context.thread_count = 1
-        return stream
-
-    def check_size(self, width: int, height: int) -> None:
-        """Before memory is taken for a frame."""
-        if width * height > self.decoding.max_pixels:
-            limit = self.decoding.max_pixels
-            raise _Fault("too_large", f"frames of {width}x{height} pixels exceed the limit of {limit}; shrink the clip")
-
-
-def _checked_path(path: Path) -> str:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        raise _Fault("unreadable", "is no regular file")
-    if status.st_size == 0:
-        raise _Fault("empty", "0 bytes; make or copy it again")
-    return str(path.absolute())
+    def open(self) -> AbstractContextManager[Clip]:
+        return open_video(self._content, max_pixels=self.decoding.max_pixels, deadline=self.deadline)
 
 
 @dataclass(frozen=True)
@@ -350,27 +235,22 @@ class _Timeline:
     def seconds(self) -> float:
         return len(self.times) / self.fps
 
-    @property
-    def end(self) -> float:
-        """Latest time at which the last frame may end: it stays no longer than any other."""
-        return float(self.times[-1] + np.diff(self.times, append=self.times[-1] + self.period).max())
-
     def starts(self, decoding: Decoding) -> int:
         """Number of frames a sample may start from.
 
         Raises:
-            _Fault: none, or the source is far slower than asked for.
+            Fault: none, or the source is far slower than asked for.
         """
         count = len(self.times) - decoding.num_frames + 1
         if decoding.fps is not None:
             if self.fps < decoding.slowest * decoding.fps:
-                raise _Fault("bad_fps", f"{self.fps:.3g} fps are too slow for {decoding.fps:g}; ask for a lower rate")
+                raise Fault("bad_fps", f"{self.fps:.3g} fps are too slow for {decoding.fps:g}; ask for a lower rate")
             span = (decoding.num_frames - 1) / decoding.fps
             count = int(np.searchsorted(self.times, self.times[-1] + self.period / 2 - span, side="right"))
         if count < 1:
             rate = "" if decoding.fps is None else f" at {decoding.fps:g} fps"
             have = f"{len(self.times)} frames ({self.seconds:.2f} s)"
-            raise _Fault("too_short", f"{have} are too few for {decoding.num_frames}{rate}; ask for fewer")
+            raise Fault("too_short", f"{have} are too few for {decoding.num_frames}{rate}; ask for fewer")
         return count
 
     def sample(self, decoding: Decoding, rng: np.random.Generator) -> Times:
@@ -392,77 +272,54 @@ class _Timeline:
         return float(np.abs(self.times - wanted).min())
 
 
-def _read_timeline(source: _Source, deadline: _Deadline) -> _Timeline:
+def _read_timeline(source: _Source) -> _Timeline:
     """Read all packets, without decoding them.
 
     Raises:
-        _Fault: cut off, damaged, or without usable times.
+        Fault: cut off, damaged, or without usable times.
     """
-    stamps, packets = [], 0
-    with source.open(deadline) as (container, stream):
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        for packet in container.demux(stream):
-            deadline.left()
-            if packet.is_corrupt:
-                raise _Fault("truncated", f"damaged or cut off after {packets} frames; make or copy it again")
-            packets += packet.size > 0 or packet.dts is not None
-            if packet.size and not packet.is_discard:
-                stamps.append(packet.pts)
-        announced, unit = stream.frames, float(stream.time_base or 0)
-        end = _announced_end(container)
-    if packets < announced or not stamps:
-        raise _Fault("truncated", f"cut off, {packets} of {max(announced, 1)} frames are there; copy it again")
-    timeline = _timeline(stamps, unit, rate)
-    if not announced and end is not None and timeline.stamped and end > timeline.end + timeline.period:
-        raise _Fault("truncated", f"cut off, {timeline.seconds:.2f} of {end:.2f} s are there; copy it again")
-    return timeline
+    with source.open() as clip:
+        return _timeline([time for time, _ in clip.stamps()], clip.rate)
 
 
-def _announced_end(container: InputContainer) -> float | None:
-    """Seconds at which a file without sound ends, by its header."""
-    if container.duration is None or len(container.streams) > 1:
-        return None
-    return ((container.start_time or 0) + container.duration) / av.time_base
-
-
-def _timeline(stamps: list[int | None], unit: float, rate: float) -> _Timeline:
-    """Timeline of packets in decoding order; `unit` is the seconds of a tick."""
-    given = np.unique(np.array([stamp for stamp in stamps if stamp is not None], np.float64) * unit)
+def _timeline(stamps: list[float | None], rate: float) -> _Timeline:
+    """Timeline of the seconds of frames, in decoding order."""
+    given = np.unique(np.array([stamp for stamp in stamps if stamp is not None], np.float64))
     stamped = None not in stamps
     if stamped and len(given) < UNIQUE_TIMES * len(stamps):
-        raise _Fault("bad_fps", f"{len(stamps)} frames share {len(given)} times; make the clip again")
+        raise Fault("bad_fps", f"{len(stamps)} frames share {len(given)} times; make the clip again")
     if stamped and len(given) > 1:
         rate = (len(given) - 1) / (given[-1] - given[0])
     elif stamped and not rate:  # a single frame needs no rate
         rate = 1.0
     if not SLOWEST_FPS <= rate <= FASTEST_FPS:
-        raise _Fault("bad_fps", f"{rate:.4g} fps lies outside {SLOWEST_FPS} to {FASTEST_FPS:g}; make the clip again")
+        raise Fault("bad_fps", f"{rate:.4g} fps lies outside {SLOWEST_FPS} to {FASTEST_FPS:g}; make the clip again")
     return _Timeline(given if stamped else np.arange(len(stamps)) / rate, rate, stamped)
 
 
 # ------------------------------------------------------------------------------------------------- decoding
 
-Timed = tuple[float, av.VideoFrame]
+Timed = tuple[float, Shown]
 
 
 def _pictures(
-    source: _Source, timeline: _Timeline, wanted: Times, deadline: _Deadline
+    source: _Source, timeline: _Timeline, wanted: Times
 ) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]]:
     """For each time, the nearest frame at the size of training, and its (height, width) before.
 
     Raises:
-        _Fault: the decoder has no frame near a time at which the file announces one.
+        Fault: the decoder has no frame near a time at which the file announces one.
     """
     height, width = source.decoding.size
     seconds = iter(wanted.tolist())
-    for at, frame in nearest(_decoded(source, timeline, float(wanted[0]), deadline), wanted.tolist()):
+    for at, shown in nearest(_decoded(source, timeline, float(wanted[0])), wanted.tolist()):
         goal = next(seconds)
         if abs(at - goal) > timeline.distance(goal) + 0.75 * timeline.period:
-            raise _Fault("corrupt", f"no frame can be decoded at {goal - timeline.times[0]:.2f} s; make it again")
-        picture = frame_to_rgb(frame)
+            raise Fault("corrupt", f"no frame can be decoded at {goal - timeline.times[0]:.2f} s; make it again")
+        picture = shown()
         yield np.asarray(fit_image(Image.fromarray(picture), width, height)), picture.shape[:2]
     if next(seconds, None) is not None:
-        raise _Fault("corrupt", "no frame can be decoded; make or copy it again")
+        raise Fault("corrupt", "no frame can be decoded; make or copy it again")
 
 
 def nearest(frames: Iterator[Timed], wanted: list[float]) -> Iterator[Timed]:
@@ -480,44 +337,24 @@ def nearest(frames: Iterator[Timed], wanted: list[float]) -> Iterator[Timed]:
         yield from [before] * (len(wanted) - index)
 
 
-def _decoded(source: _Source, timeline: _Timeline, start: float, deadline: _Deadline) -> Iterator[Timed]:
+def _decoded(source: _Source, timeline: _Timeline, start: float) -> Iterator[Timed]:
     """Frames with their times, from `start` or before it on."""
-    with source.open(deadline) as (container, stream):
-        if timeline.stamped and start > timeline.times[0] and _sought(container, stream, start):
-            frames = _timed(source, timeline, container, stream, deadline)
-            first = next(frames, None)
-            if first is not None and first[0] <= start + 1e-6:
-                yield first
-                yield from frames
-                return
-    with source.open(deadline) as (container, stream):  # no index, or a wrong one: from the beginning
-        yield from _timed(source, timeline, container, stream, deadline)
+    if timeline.stamped and start > timeline.times[0]:
+        with source.open() as clip:
+            if clip.seek(start):
+                frames = _timed(clip, timeline)
+                first = next(frames, None)
+                if first is not None and first[0] <= start + 1e-6:
+                    yield first
+                    yield from frames
+                    return
+    with source.open() as clip:  # no index, or a wrong one: from the beginning
+        yield from _timed(clip, timeline)
 
 
-def _sought(container: InputContainer, stream: av.VideoStream, start: float) -> bool:
-    """Go to the last key frame before a time; False where the file cannot be searched."""
-    try:
-        container.seek(round(start / float(stream.time_base or 1)), stream=stream)
-    except av.FFmpegError:
-        return False
-    return True
-
-
-def _timed(
-    source: _Source, timeline: _Timeline, container: InputContainer, stream: av.VideoStream, deadline: _Deadline
-) -> Iterator[Timed]:
-    """Decode to the end; every frame is checked against the clock and the limits."""
-    count, unit = 0, float(stream.time_base or 0)
-    for packet in container.demux(stream):
-        deadline.left()
-        if not packet.size and packet.dts is not None:  # AVI's "as before"; an empty packet would end the decoder
-            continue
-        for frame in packet.decode():
-            deadline.left()
-            source.check_size(frame.width, frame.height)
-            if frame.is_corrupt:
-                raise _Fault("corrupt", f"frame {count} is damaged; make or copy the clip again")
-            if timeline.stamped and frame.pts is None:
-                raise _Fault("bad_fps", f"frame {count} has no time; make the clip again")
-            yield (frame.pts or 0) * unit if timeline.stamped else count * timeline.period, frame
-            count += 1
+def _timed(clip: Clip, timeline: _Timeline) -> Iterator[Timed]:
+    """Frames with the times of the timeline."""
+    for count, (at, shown) in enumerate(clip.frames()):
+        if timeline.stamped and at is None:
+            raise Fault("bad_fps", f"frame {count} has no time; make the clip again")
+        yield at if timeline.stamped and at is not None else count * timeline.period, shown

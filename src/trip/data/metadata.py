@@ -24,9 +24,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image
+
+from trip.data.containers import Fault, read_tags
+from trip.data.text import open_regular
 
 SCHEMA = "trip-clip"
 VERSION = 1
@@ -216,16 +218,19 @@ def _embedded(path: Path) -> dict[str, Any] | None:
 
 
 def _of_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file() or path.stat().st_size > 2 * MAX_BYTES:
+    try:
+        with open_regular(path) as file:
+            content = file.read(2 * MAX_BYTES + 1)
+    except ValueError:
         return None
-    return decode_metadata(path.read_bytes())
+    return decode_metadata(content) if len(content) <= 2 * MAX_BYTES else None
 
 
 def _of_picture(path: Path) -> dict[str, Any] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path, formats=["GIF", "WEBP", "PNG"]) as image:
+            with open_regular(path) as file, Image.open(file, formats=["GIF", "WEBP", "PNG"]) as image:
                 candidates = (
                     image.info.get(TAG),
                     image.info.get("comment"),
@@ -238,9 +243,8 @@ def _of_picture(path: Path) -> dict[str, Any] | None:
 
 def _of_container(path: Path) -> dict[str, Any] | None:
     try:
-        with av.open(str(path), "r", metadata_errors="replace") as container:
-            tags = {name.lower(): value for name, value in container.metadata.items()}
-    except (av.FFmpegError, OSError, ValueError, LookupError):
+        tags = {name.lower(): value for name, value in read_tags(path).items()}
+    except (Fault, ValueError, LookupError):
         return None
     return _first_record((tags.get(TAG), tags.get("comment")))
 

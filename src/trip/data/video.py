@@ -1,7 +1,7 @@
 """Clips out and in: mp4, webm, gif, animated webp, and folders of PNGs.
 
-Colour. Frames are 8 bit sRGB. mp4 and webm hold 4:2:0 BT.709 in limited range and say so in their tags. On
-reading, untagged files follow the convention of players: BT.709 from 720 lines on, BT.601 below.
+Colour. Frames are 8 bit sRGB. mp4 and webm hold 4:2:0 BT.709 in limited range and say so in their tags; how others'
+are read is in `trip.data.frames`.
 
 Nothing half-written. A clip is made under a hidden name beside its target and renamed in one step; an error
 or an interrupt removes it. An existing target is replaced only by a complete clip.
@@ -20,16 +20,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, pairwise
+from functools import partial
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
+from trip.data.containers import MAX_PIXELS, Fault, open_video
+from trip.data.frames import CONVERSION, Frame
+from trip.data.images import load_image
 from trip.data.metadata import (
     EXIF_IMAGE_DESCRIPTION,
     TAG,
@@ -40,8 +44,8 @@ from trip.data.metadata import (
     reproduce_command,
     sidecar_path,
 )
+from trip.data.text import open_regular
 
-Frame = UInt8[np.ndarray, "H W 3"]
 Frames = UInt8[np.ndarray, "f H W 3"]
 
 SUFFIXES = (".mp4", ".webm", ".gif", ".webp")
@@ -52,13 +56,14 @@ FPS_RANGE = (0.1, 240.0)
 GIF_MAX_FPS = 50
 """Players slow down GIF frames shorter than 20 ms."""
 
-MAX_REPEATED_FRAMES = 10_000
+MAX_FRAMES = 10_000
+"""Most frames read at once."""
+
+MAX_TOTAL_PIXELS = 200_000_000
+"""Most pixels read at once: 96 frames of 1920x1080 in 600 MB."""
+
 ENCODER_THREADS = 2
 AVCOL_SPC_BT709 = 1
-AVCOL_SPC_UNSPECIFIED = 2
-CONVERSION = (
-    Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
 
 
 class Video(NamedTuple):
@@ -457,135 +462,154 @@ def _write_error(target: Path, error: Exception) -> OSError:
 # -------------------------------------------------------------------------------------------------- reading
 
 
-def read_video(path: str | os.PathLike[str], *, max_frames: int | None = None) -> Video:
-    """Read a clip: any file that FFmpeg decodes, animated GIF and WebP, or a folder of PNGs or JPEGs.
+def read_video(
+    path: str | os.PathLike[str], *, max_frames: int | None = None, max_total: int = MAX_TOTAL_PIXELS
+) -> Video:
+    """Read a clip: any file that FFmpeg decodes, animated GIF and WebP, a still, or a folder of PNGs or JPEGs.
 
-    Phone clips are turned upright, transparency is laid on white. Frames of unequal duration (GIF, WebP) are
-    repeated to a constant rate.
+    Frames are as they are meant to be seen, see `trip.data.frames` and `trip.data.images`. Frames of unequal duration
+    (GIF, APNG, WebP) are repeated to a constant rate.
 
     Args:
         path: the clip.
-        max_frames: stop after so many frames; None reads all (a frame of 1920x1080 takes 6 MB).
+        max_frames: stop after so many frames; None reads all, at most `MAX_FRAMES`.
+        max_total: most pixels of all frames together, each of which takes 3 bytes.
 
     Raises:
-        ValueError: missing, empty, damaged or cut off, or without video.
+        ValueError: missing, empty, damaged or cut off, without video, or too large.
     """
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, False for names that the system refuses
         raise ValueError(f"{path} does not exist; check the path of the clip")
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames (={max_frames}) must be at least 1; pass None for all frames")
-    if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); make or copy the clip again")
     metadata = None
     with suppress(ValueError):  # a record of a later version: its frames are readable all the same
         metadata = find_metadata(path)
-    recorded = _recorded_fps(metadata)
-    try:
-        if path.is_dir():
-            frames, fps = _read_folder(path, max_frames, recorded)
-        elif path.suffix.lower() in (".gif", ".webp"):
-            frames, fps = _read_animation(path, max_frames, recorded)
-        else:
-            frames, fps = _read_container(path, max_frames)
-    except _Unreadable as error:
-        raise ValueError(str(error)) from None
-    except (MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as a clip ({reason}); make or copy it again") from None
-    return Video(np.stack(frames), fps, metadata)
-
-
-def _recorded_fps(metadata: dict[str, Any] | None) -> float | None:
-    fps = (metadata or {}).get("fps")
-    return float(fps) if isinstance(fps, int | float) and fps > 0 else None
-
-
-class _Unreadable(ValueError):
-    """A message that is already complete, as opposed to a decoder's."""
-
-
-def _read_container(path: Path, max_frames: int | None) -> tuple[list[Frame], float]:
-    frames: list[Frame] = []
-    packets = 0
-    with av.open(str(path.absolute()), "r", metadata_errors="replace") as container:
-        if not container.streams.video:
-            raise _Unreadable(f"{path} holds no video; choose a clip")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        fps = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-        for packet in container.demux(stream):
-            packets += packet.size > 0
-            if packet.is_corrupt:
-                raise _Unreadable(f"{path} is damaged after {len(frames)} frames; make or copy it again")
-            frames += [frame_to_rgb(frame) for frame in packet.decode()]
-            if max_frames is not None and len(frames) >= max_frames:
-                return frames[:max_frames], fps
-        announced = stream.frames
-        if not announced and len(container.streams) == 1 and container.duration is not None:
-            announced = math.floor(container.duration / av.time_base * fps - 0.5)
-    if not frames or packets < announced:
-        expected = max(announced, 1)
-        raise _Unreadable(f"{path} is cut off, {packets} of {expected} frames are there; copy it again")
-    if len({frame.shape for frame in frames}) > 1:
-        raise _Unreadable(f"{path} changes its frame size; convert it to one size first")
-    return frames, fps
-
-
-def frame_to_rgb(frame: av.VideoFrame) -> Frame:
-    """A decoded frame as upright 8 bit sRGB, H W 3, by the conventions of this module."""
-    untagged = frame.colorspace == AVCOL_SPC_UNSPECIFIED and not frame.format.is_rgb
-    guess = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
-    array = frame.to_ndarray(format="rgb24", interpolation=CONVERSION, src_colorspace=int(guess) if untagged else None)
-    return np.rot90(array, round(frame.rotation / 90)) if frame.rotation else array
-
-
-def _read_animation(path: Path, max_frames: int | None, recorded: float | None) -> tuple[list[Frame], float]:
-    """Frames at a constant rate, the recorded one, else the shortest frame's; longer frames are repeated.
-
-    An odd file whose repetition would pass `MAX_REPEATED_FRAMES` keeps its own frames, at the mean rate.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path, formats=["GIF", "WEBP"]) as image:
-            pictures, durations = [], []
-            for index in range(getattr(image, "n_frames", 1)):
-                image.seek(index)
-                pictures.append(_on_white(image))
-                durations.append(image.info.get("duration", 0))
-    total, shortest = sum(durations), min(durations)
-    if shortest <= 0:
-        return pictures[:max_frames], recorded or DEFAULT_FPS
-    period = 1000 / recorded if recorded else shortest
-    repeats = [max(round(duration / period), 1) for duration in durations]
-    if sum(repeats) > MAX_REPEATED_FRAMES:
-        return pictures[:max_frames], 1000 * len(pictures) / total
-    frames = [picture for picture, times in zip(pictures, repeats, strict=True) for _ in range(times)]
-    return frames[:max_frames], recorded or 1000 * len(frames) / total
-
-
-def _read_folder(path: Path, max_frames: int | None, recorded: float | None) -> tuple[list[Frame], float]:
-    names = [file for file in path.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg")]
-    if not names:
-        raise _Unreadable(f"{path} holds no PNG or JPEG pictures; choose a folder of frames")
-    names.sort(key=lambda file: (len(file.name), file.name))  # frame_9999.png before frame_10000.png
-    frames, fps = [], recorded
-    for name in names[:max_frames]:
+    collected = _Collected(path, max_frames, max_total)
+    if path.is_dir():
+        fps = _read_folder(path, collected, _usable_fps((metadata or {}).get("fps")))
+    else:
         try:
-            with Image.open(name, formats=["PNG", "JPEG"]) as image:
-                fps = fps or image.info.get("fps")
-                frames.append(_on_white(image))
-        except Exception as error:
-            raise _Unreadable(f"{name} cannot be read ({error}); make or copy the frames again") from None
-        if frames[-1].shape != frames[0].shape:
-            raise _Unreadable(f"{name} differs in size from {names[0].name}; bring the frames to one size")
-    return frames, float(fps or DEFAULT_FPS)
+            fps = _read_file(path, collected, _usable_fps((metadata or {}).get("fps")))
+        except Fault as fault:
+            raise ValueError(f"{path} cannot be read as a clip: {fault}") from None
+    return Video(collected.frames(), fps, metadata)
 
 
-def _on_white(image: Image.Image) -> Frame:
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+def _usable_fps(value: Any) -> float | None:
+    """A rate that a stranger's file records, if it is one."""
+    try:
+        fps = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return fps if FPS_RANGE[0] <= fps <= FPS_RANGE[1] else None
+
+
+class _Collected:
+    """Frames as they come, within limits."""
+
+    def __init__(self, path: Path, max_frames: int | None, max_total: int) -> None:
+        self._path, self._max_frames, self._max_total = path, max_frames, max_total
+        self._pixels = bytearray()  # which grows in place: no moment holds the clip twice
+        self._size: tuple[int, int] | None = None
+        self.count = 0
+
+    @property
+    def full(self) -> bool:
+        return self._max_frames is not None and self.count >= self._max_frames
+
+    def add(self, frame: Frame, name: object = None) -> None:
+        """Append a frame.
+
+        Raises:
+            ValueError: of another size than the first, or beyond the limits.
+        """
+        height, width = frame.shape[:2]
+        self._size = self._size or (height, width)
+        if (height, width) != self._size:
+            what = (
+                f"differs in size at frame {self.count}" if name is None else f"differs in size from the first: {name}"
+            )
+            raise ValueError(f"{self._path} {what}; bring the frames to one size")
+        self.count += 1
+        if self.count > MAX_FRAMES or self.count * width * height > self._max_total:
+            most = min(MAX_FRAMES, self._max_total // (width * height))
+            limit = f"more than {most:,} frames of {width}x{height}, the most that are read at once"
+            raise ValueError(f"{self._path} has {limit}; pass a smaller max_frames, or cut or shrink the clip")
+        self._pixels += np.ascontiguousarray(frame).data.cast("B")
+
+    def room(self, size: tuple[int, int], count: int) -> bool:
+        """Whether so many frames are within the limits."""
+        count = count if self._max_frames is None else min(count, self._max_frames)
+        return count <= MAX_FRAMES and count * math.prod(size) <= self._max_total
+
+    def frames(self) -> Frames:
+        assert self._size is not None, "callers refuse clips without frames"
+        return np.frombuffer(self._pixels, np.uint8).reshape(self.count, *self._size, 3)
+
+
+def _read_file(path: Path, collected: _Collected, recorded: float | None) -> float:
+    """Fill in the frames of a file; returns its rate."""
+    with open_video(path) as clip:
+        animated, fps = clip.animated, clip.rate
+        durations = [duration for _, duration in islice(clip.stamps(), MAX_FRAMES + 1)] if animated else []
+    with open_video(path) as clip:
+        repeats: list[int] = []
+        for index, (_, shown) in enumerate(clip.frames()):
+            frame = shown()
+            if index == 0 and animated:
+                repeats, fps = _repeats(durations, recorded, partial(collected.room, frame.shape[:2]))
+            for _ in range(repeats[index] if index < len(repeats) else 1):
+                collected.add(frame)
+                if collected.full:
+                    return fps or recorded or DEFAULT_FPS
+    if not collected.count or collected.count < len(durations):
+        expected = max(len(durations), 1)
+        raise Fault("truncated", f"cut off, {collected.count} of {expected} frames are there; copy it again")
+    return fps or recorded or DEFAULT_FPS
+
+
+def _repeats(
+    durations: list[float], recorded: float | None, room: Callable[[int], bool]
+) -> tuple[list[int], float | None]:
+    """How often each frame is shown at a constant rate, and the rate: the recorded one, else the shortest frame's.
+
+    An odd file that would grow beyond all measure keeps its own frames, at the mean rate.
+    """
+    once = [1] * len(durations)
+    if min(durations) <= 0:
+        return once, recorded
+    period = 1 / recorded if recorded else min(durations)
+    repeats = [max(round(duration / period), 1) for duration in durations]
+    if not room(sum(repeats)):
+        return once, len(durations) / sum(durations)
+    return repeats, recorded or sum(repeats) / sum(durations)
+
+
+def _read_folder(path: Path, collected: _Collected, recorded: float | None) -> float:
+    """Fill in the pictures of a folder; returns their rate."""
+    names = [
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in (".png", ".jpg", ".jpeg") and not file.name.startswith(".")
+    ]
+    if not names:
+        raise ValueError(f"{path} holds no PNG or JPEG pictures; choose a folder of frames")
+    names.sort(key=lambda file: (len(file.name), file.name))  # frame_9999.png before frame_10000.png
+    fps = recorded or _recorded_in_picture(names[0])
+    for name in names:
+        image = load_image(name, min_side=1, max_pixels=MAX_PIXELS, formats=("PNG", "JPEG", "MPO"))
+        collected.add(np.asarray(image), name.name)
+        if collected.full:
+            break
+    return fps or DEFAULT_FPS
+
+
+def _recorded_in_picture(path: Path) -> float | None:
+    """Frames per second that `write_video` put into a PNG."""
+    with suppress(Exception), warnings.catch_warnings(), open_regular(path) as file:
+        warnings.simplefilter("ignore")
+        with Image.open(file, formats=["PNG"]) as image:
+            return _usable_fps(image.info.get("fps"))
+    return None
