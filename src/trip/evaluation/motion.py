@@ -32,6 +32,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from trip.motion.flow import dis_flow, enlarged_grey, enlargement
+
 Image = UInt8[np.ndarray, "H W 3"]
 Frames = Float[np.ndarray, "f H W 3"]
 """A clip, RGB in [0, 1]."""
@@ -49,9 +51,6 @@ STILL_BACKGROUND = 0.025
 
 MARGIN = 0.06
 """Width of the band around a moving object that belongs to neither object nor background, in widths."""
-
-FLOW_SIDE = 128
-"""Shorter side, pixels, that frames are enlarged to before the flow: DIS's 8-pixel patches are coarse at 64 pixels."""
 
 CAMERA_MOVES = {
     "pan_left": ("u", 1),
@@ -83,20 +82,11 @@ def dense_flows(frames: Frames) -> Float[np.ndarray, "g H W 2"]:
     if not np.isfinite(frames).all():
         raise ValueError("frames have NaN or infinite values; generate them with dtype=torch.float32")
     height, width = frames.shape[1:3]
-    scale = math.ceil(FLOW_SIDE / min(height, width))
+    scale = enlargement(height, width)
     grey = [enlarged_grey(frame, scale) for frame in frames]
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    flows = [dis.calc(a, b, None) for a, b in pairwise(grey)]  # pyright: ignore
+    flows = [dis_flow(a, b) for a, b in pairwise(grey)]
     shrunk = [cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) for flow in flows]
     return np.stack(shrunk) / np.float32(scale)
-
-
-def enlarged_grey(frame: Float[np.ndarray, "H W 3"], scale: int) -> UInt8[np.ndarray, "h w"]:
-    """8 bit luma, `scale` times as large."""
-    grey = cv2.cvtColor(frame.astype(np.float32), cv2.COLOR_RGB2GRAY) * 255
-    if scale > 1:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
 # ----------------------------------------------------------------------------------------------- camera moves
