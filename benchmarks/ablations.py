@@ -18,9 +18,8 @@ from tyro.conf import arg
 from benchmarks.command import command
 from benchmarks.motion import circumstances
 from benchmarks.pages import fill_page, markdown, write_json
-from trip.ablation.study import missing, plain
+from trip.ablation.study import missing, plain, read_study
 from trip.ablation.table import METRICS, grid, tabulate
-from trip.apps.ablate import read_study
 
 ERRORS = ("eps-1", "eps-2", "eps-3", "eps-4", "x0")
 CLIPS = tuple(name for name in METRICS if name not in ERRORS)

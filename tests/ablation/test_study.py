@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,22 @@ import torch
 
 from trip.ablation import study as module
 from trip.ablation.scores import held_out_clips, sample_errors, static_errors
-from trip.ablation.study import Manner, Study, missing, run_study, scores_path, taken, tuned_ends, untrained
+from trip.ablation.study import (
+    Manner,
+    Study,
+    missing,
+    open_study,
+    read_study,
+    run_study,
+    scores_path,
+    taken,
+    tuned_ends,
+    untrained,
+)
 from trip.ablation.table import tabulate
 from trip.ablation.variants import VARIANTS, variant_config
 from trip.apps.cli import main
+from trip.data.latents import open_cache, write_shard
 from trip.noise_prior import optimal_lambda
 from trip.schedule import noise_levels
 
@@ -182,3 +195,39 @@ def test_another_study_is_refused_and_more_seeds_are_not(
     assert "holds no study; start one with --data and --held-out" in capsys.readouterr().err
     assert main(["ablate", "--output-dir", str(tmp_path / "none")]) == 2
     assert "give both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 8, 4), (3, 4, 4, 4)])
+def test_clips_of_two_sizes_are_refused_before_anything_is_trained(study: Study, tmp_path: Path, shape: tuple) -> None:
+    shutil.rmtree(tmp_path / "held-out")
+    open_cache(tmp_path / "held-out", {})
+    frames, channels, height, width = shape
+    write_shard(tmp_path / "held-out", 0, torch.randn(12, *shape), [{"caption": "it moves"}] * 12)
+    sizes = rf"\({channels}, {frames}, {height}, {width}\) \(\S+held-out\) are not those trained on, \(4, 4, 4, 4\)"
+    with pytest.raises(ValueError, match=sizes):
+        run_study(study, tmp_path / "study", None)
+    assert not (tmp_path / "study").exists()
+
+
+HOSTILE_STUDIES = [
+    "",
+    "null",
+    "[]",
+    "{",
+    "[" * 100_000,
+    '{"base": null}',
+    '{"base": {}, "variants": 3}',
+    '{"seeds": NaN}',
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE_STUDIES)
+def test_files_that_are_no_study_are_one_line_that_names_them(study: Study, tmp_path: Path, text: str) -> None:
+    for name in ("study.json", "tuning.json"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=r"^\S+study\.json [^\n]+$"):
+        read_study(tmp_path)
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        open_study(study, tmp_path)
+    with pytest.raises(ValueError, match=r"^\S+tuning\.json [^\n]+$"):
+        tuned_ends(study, tmp_path, Manner(quiet=True))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trip.ablation.study import Study, write_scores
-from trip.ablation.table import Estimate, bootstrap, grid, markdown, paired, read_scores, tabulate
+from trip.ablation.table import Estimate, bootstrap, grid, markdown, paired, read_scores, seed_by_clip, tabulate
 
 
 def test_the_interval_of_one_seed_is_that_of_the_mean() -> None:
@@ -71,3 +71,46 @@ def test_the_table_says_how_many_and_marks_what_differs(tmp_path: Path) -> None:
     text = markdown(table)
     assert "| TRIP- (no shortcut) | **4 (4 to 4)** |" in text and "0 (0 to 0) |" in text
     assert grid(table["rows"], ("follows",), bold=False).splitlines()[0] == "| | moves as prompted, % |"
+
+
+def spoil(path, **changes):
+    """The file with arrays changed, or without those that are None."""
+    with np.load(path) as file:
+        arrays = {name: value for name, value in (dict(file) | changes).items() if value is not None}
+    write_scores(path, arrays)
+
+
+HOSTILE_SCORES = [
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    lambda path: path.write_bytes(b"PK" + bytes(500)),
+    lambda path: spoil(path, snr=None),
+    lambda path: spoil(path, errors=np.zeros(3)),
+    lambda path: spoil(path, errors=np.full((4, 8, 3), np.nan)),
+    lambda path: spoil(path, snr=np.zeros(5)),
+    lambda path: spoil(path, flow=np.array(["a", "b"])),
+    lambda path: spoil(path, flow=np.zeros((2, 2))),
+    lambda path: spoil(path, flow=np.array([{}, None], object)),
+    lambda path: spoil(path, more=np.zeros(2**28 // 8 + 8)),
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE_SCORES)
+def test_files_that_are_no_scores_are_one_line_that_names_them(tmp_path, change):
+    path = tmp_path / "scores" / "tnf-0.npz"
+    write_scores(path, {"errors": np.ones((4, 8, 3)), "snr": np.ones(8), "flow": np.ones(4)})
+    assert set(read_scores(path)) == {"eps-1", "eps-2", "eps-3", "eps-4", "x0", "flow"}
+    change(path)
+    with pytest.raises(ValueError, match=r"^\S+tnf-0\.npz holds no scores of a study [^\n]+$"):
+        read_scores(path)
+
+
+def test_scores_of_other_clips_are_not_compared(tmp_path):
+    for name, clips in (("tnf-0", 4), ("tnf-1", 5)):
+        scores = {"errors": np.ones((clips, 8, 3)), "snr": np.ones(8)}
+        write_scores(tmp_path / "scores" / f"{name}.npz", scores)
+    with pytest.raises(ValueError, match=r"tnf-1\.npz holds scores of other clips than tnf-0\.npz; delete it"):
+        seed_by_clip(tmp_path, "tnf", 2)
+    (tmp_path / "scores" / "tnf-1.npz").rename(tmp_path / "scores" / "optimal-0.npz")
+    with pytest.raises(ValueError, match=r"scores of optimal in \S+ are of other clips than those of tnf; delete one"):
+        tabulate(Study(variants=("tnf", "optimal"), seeds=1), tmp_path)

@@ -142,6 +142,9 @@ class Pool:
     def stop(self) -> None:
         """End all processes."""
         for worker in self.workers:
+            if worker.case is None and worker.process.is_alive():
+                worker.pipe.send(None)
+                worker.process.join(5)
             worker.process.kill()
 
 
@@ -189,8 +192,8 @@ def work(pipe, scratch: Path, seed: int, patience: float, keep: bool) -> None:
     guard = Guard(scratch, patience)
     for name, kind in KINDS.items():  # what is imported and cached on the first call is no input's doing
         run_case(guard, scratch, kind.spoil, name, -1, seed, warming=True)
-    while True:
-        name, number = pipe.recv()
+    while case := pipe.recv():
+        name, number = case
         pipe.send(run_case(guard, scratch, KINDS[name].spoil, name, number, seed, keep=keep))
 
 

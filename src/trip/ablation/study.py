@@ -31,10 +31,20 @@ from trip.ablation.scores import (
     static_errors,
     still_clips,
 )
-from trip.ablation.variants import LADDER, LINEAR_ENDS, VARIANTS, base_config, check_names, trained, variant_config
-from trip.data.latents import replace_file
+from trip.ablation.variants import (
+    LADDER,
+    LINEAR_ENDS,
+    SMALL_UNET,
+    VARIANTS,
+    base_config,
+    check_names,
+    trained,
+    variant_config,
+)
+from trip.data.text import printable, read_json
 from trip.evaluation.features.base import FeatureNetwork
 from trip.fields import Checked
+from trip.files import atomic, write_json
 from trip.noise_fusion import TrainingFreeNoiseFusion
 from trip.noise_prior import sample_from_prediction
 from trip.pipeline import TripPipeline
@@ -101,11 +111,11 @@ def run_study(study: Study, folder: Path, features: FeatureNetwork | None, manne
         features: the network of F-Consistency, or None.
 
     Raises:
-        ValueError: a folder of another study, or settings that no run can have.
+        ValueError: a folder of another study, settings that no run can have, or clips of two sizes.
     """
     manner = manner or Manner()
     clips = held_out_clips(Path(study.held_out), study.error_clips)
-    open_source(study.base)  # a wrong path is told before the folder is this study's
+    check_sizes(study, clips)  # what is wrong is told before the folder is this study's
     if study.start is not None:
         for name in trained(study.variants):
             for seed in range(study.seeds):
@@ -122,6 +132,27 @@ def run_study(study: Study, folder: Path, features: FeatureNetwork | None, manne
     return not missing(study, folder)
 
 
+def check_sizes(study: Study, clips: HeldOut) -> None:
+    """Held-out latents must be of the size that is trained on, which the networks must be able to halve.
+
+    Raises:
+        ValueError: they are not, or there is nothing to train on.
+    """
+    cached = getattr(open_source(study.base), "clips", None)
+    trained_on, held = tuple(getattr(cached, "latent_shape", ())), tuple(clips.latents.shape[1:])
+    if trained_on and trained_on != held:
+        raise ValueError(
+            f"held-out latents c f h w of {held} ({study.held_out}) are not those trained on, {trained_on} "
+            f"({study.base.data}); cache both alike"
+        )
+    halvings = 2 ** (len(study.base.unet.get("block_out_channels", SMALL_UNET["block_out_channels"])) - 1)
+    if study.start is None and any(side % halvings for side in held[2:]):
+        raise ValueError(
+            f"latents of {held[3]} x {held[2]} are not divisible by {halvings}, the network's reduction; cache clips "
+            "of another size"
+        )
+
+
 def open_study(study: Study, folder: Path) -> None:
     """Create the folder, or check that it holds the same study; more seeds or variants are the same one.
 
@@ -130,8 +161,10 @@ def open_study(study: Study, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / "study.json", plain(study)
-    found = json.loads(path.read_text()) if path.is_file() else wanted
+    found = read_record(path) if path.is_file() else wanted
     fusions = found.get("fusions", {})  # of all variants so far; absent from studies of older versions
+    if not isinstance(fusions, dict):
+        raise ValueError(f"{path} holds no study; choose another folder")
     found["fusions"] = {name: fusions.get(name, fusion) for name, fusion in wanted["fusions"].items()}
     grows = ("variants", "seeds")
     different = [k for k in wanted if k not in grows and found.get(k) != wanted[k]]
@@ -139,7 +172,38 @@ def open_study(study: Study, folder: Path) -> None:
         changes = "; ".join(difference(k, found.get(k), wanted[k]) for k in different)
         raise ValueError(f"{folder} holds another study ({changes}); choose another folder")
     wanted["fusions"] = fusions | wanted["fusions"]
-    replace_file(path, lambda file: file.write_text(json.dumps(wanted, indent=2) + "\n"))
+    write_json(path, wanted)
+
+
+def read_study(folder: Path) -> Study:
+    """The study that a folder holds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no study; start one with --data and --held-out")
+    values = read_record(path)
+    values.pop("fusions", None)  # what variants meant, which open_study compares
+    try:
+        base = TrainingConfig(**{**values.pop("base"), "trackers": ()})
+        return Study(base=base, **{**values, "variants": tuple(values["variants"])})
+    except (KeyError, TypeError, ValueError) as error:
+        reason = printable(error, 300)
+        raise ValueError(f"{path} holds no study of this version ({reason}); name another folder") from None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object that a study keeps.
+
+    Raises:
+        ValueError: something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no object, which a study would have written; choose another folder")
+    return found
 
 
 def plain(study: Study) -> dict[str, Any]:
@@ -156,7 +220,7 @@ def difference(name: str, there: Any, wanted: Any) -> str:
     if isinstance(there, dict) and isinstance(wanted, dict):
         keys = sorted(key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key))
         return ", ".join(difference(f"{name}.{key}", there.get(key), wanted.get(key)) for key in keys)
-    return f"{name}: {there!r} there, {wanted!r} wanted"
+    return f"{name}: {printable(repr(there), 80)} there, {wanted!r} wanted"
 
 
 def order(names: tuple[str, ...]) -> list[str]:
@@ -196,13 +260,8 @@ def scores_path(folder: Path, name: str, seed: int) -> Path:
 
 def write_scores(path: Path, scores: dict[str, np.ndarray]) -> None:
     """Write arrays whose first axis is the clip, in one step."""
-    path.parent.mkdir(exist_ok=True)
-
-    def write(file: Path) -> None:
-        with file.open("wb") as opened:
-            np.savez(opened, **scores)  # pyright: ignore[reportArgumentType]
-
-    replace_file(path, write)
+    with atomic(path, "wb") as file:
+        np.savez(file, **scores)  # pyright: ignore[reportArgumentType]
 
 
 def scored(
@@ -324,9 +383,20 @@ def tuned_ends(study: Study, folder: Path, manner: Manner) -> tuple[float, float
     with taken(folder, "tuning", wait=True):
         if not path.is_file():
             losses = {json.dumps(ends): tuning_loss(study, folder, ends, manner) for ends in LINEAR_ENDS}
-            replace_file(path, lambda file: file.write_text(json.dumps(losses, indent=2) + "\n"))
-        losses = json.loads(path.read_text())
-    return tuple(json.loads(min(losses, key=losses.__getitem__)))
+            write_json(path, losses)
+        return least(path)
+
+
+def least(path: Path) -> tuple[float, float]:
+    """The ends with the least loss of a file that `tuned_ends` wrote.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    losses, known = read_record(path), {json.dumps(ends): ends for ends in LINEAR_ENDS}
+    if losses.keys() != known.keys() or not all(isinstance(loss, float) and loss == loss for loss in losses.values()):
+        raise ValueError(f"{path} does not hold the losses of {len(known)} pairs of ends; delete it to tune again")
+    return known[min(losses, key=losses.__getitem__)]
 
 
 def tuning_loss(study: Study, folder: Path, ends: tuple[float, float], manner: Manner) -> float:

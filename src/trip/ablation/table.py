@@ -6,7 +6,8 @@ same draws, so that what clips and seeds have in common cancels. With three seed
 always said.
 """
 
-import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from jaxtyping import Float
 
 from trip.ablation.study import Study, plain, scores_path
 from trip.ablation.variants import VARIANTS
-from trip.data.latents import replace_file
+from trip.data.text import open_regular, printable
+from trip.files import write_json
 
 RESAMPLES = 2000
 REFERENCES = ("tnf", "tnf-optimal")
@@ -60,21 +62,61 @@ class Estimate:
 
 
 def read_scores(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
-    """One number a clip for every metric that a scores file holds."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
-    errors, snr = arrays.pop("errors").astype(np.float64)[:, :, 1:].mean(2), arrays.pop("snr")
-    quarters = np.split(errors * snr, 4, axis=1)
-    numbers = {f"eps-{q}": quarter.mean(1) for q, quarter in enumerate(quarters, 1)} | {"x0": errors.mean(1)}
-    numbers |= {name: values * (100 if name in PERCENT else 1) for name, values in arrays.items()}
-    return {name: numbers[name] for name in METRICS if name in numbers}
+    """One number a clip for every metric that a scores file holds.
+
+    Raises:
+        ValueError: not a file of scores.
+    """
+    try:
+        arrays = read_arrays(path)
+        errors, snr = arrays.pop("errors").astype(np.float64)[:, :, 1:].mean(2), arrays.pop("snr")
+        quarters = np.split(errors * snr, 4, axis=1)
+        numbers = {f"eps-{q}": quarter.mean(1) for q, quarter in enumerate(quarters, 1)} | {"x0": errors.mean(1)}
+        numbers |= {name: values * (100 if name in PERCENT else 1) for name, values in arrays.items()}
+        found = {name: numbers[name].astype(np.float64) for name in METRICS if name in numbers}
+        if not all(values.ndim == 1 and len(values) and np.isfinite(values).all() for values in found.values()):
+            raise ValueError("numbers that are not finite, or not one a clip")
+    except MALFORMED as error:
+        reason = printable(error, 200)
+        raise ValueError(f"{path} holds no scores of a study ({reason}); delete it to score again") from None
+    return found
+
+
+MALFORMED = (zipfile.BadZipFile, zlib.error, OSError, KeyError, IndexError, TypeError, ValueError, EOFError)
+MALFORMED += (NotImplementedError, SyntaxError, RuntimeError, OverflowError, AttributeError)
+"""What NumPy and the readers below it raise at a file that is none of theirs."""
+
+LARGEST_SCORES = 2**28
+"""Bytes of a file of scores, unpacked."""
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; no pickles."""
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LARGEST_SCORES:
+            raise ValueError(f"more than {LARGEST_SCORES >> 20} MiB")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
 
 
 def seed_by_clip(folder: Path, name: str, seeds: int) -> dict[str, Float[np.ndarray, "s n"]]:
-    """Every metric of a variant, over the seeds that are there."""
-    found = [scores_path(folder, name, seed) for seed in range(seeds)]
-    scores = [read_scores(path) for path in found if path.is_file()]
+    """Every metric of a variant, over the seeds that are there.
+
+    Raises:
+        ValueError: files that are no scores, or of other clips than each other.
+    """
+    found = [path for seed in range(seeds) if (path := scores_path(folder, name, seed)).is_file()]
+    scores = [read_scores(path) for path in found]
+    for path, some in zip(found, scores, strict=True):
+        if shapes(some) != shapes(scores[0]):
+            raise ValueError(f"{path} holds scores of other clips than {found[0].name}; delete it to score again")
     return {m: np.stack([s[m] for s in scores]) for m in (scores[0] if scores else {})}
+
+
+def shapes(scores: dict[str, np.ndarray]) -> dict[str, int]:
+    """How many clips each metric was measured on."""
+    return {name: values.shape[-1] for name, values in scores.items()}
 
 
 def bootstrap(values: Float[np.ndarray, "s n"], seed: int = 0) -> Estimate:
@@ -99,6 +141,13 @@ def tabulate(study: Study, folder: Path) -> dict[str, Any]:
     """All numbers of a study: ``{"rows": {variant: {metric: ...}}, "differences": {reference: {variant: ...}}}``."""
     scores = {name: seed_by_clip(folder, name, study.seeds) for name in study.variants}
     scores = {name: metrics for name, metrics in scores.items() if metrics}
+    for name, metrics in scores.items():
+        reference = next(iter(scores))
+        both = shapes(metrics).keys() & shapes(scores[reference]).keys()
+        if any(shapes(metrics)[m] != shapes(scores[reference])[m] for m in both):
+            raise ValueError(
+                f"scores of {name} in {folder} are of other clips than those of {reference}; delete one to score again"
+            )
     rows = {name: {m: as_dict(bootstrap(v)) for m, v in metrics.items()} for name, metrics in scores.items()}
     differences = {
         reference: {
@@ -160,5 +209,5 @@ def cell(entry: dict[str, Any], bold: bool) -> str:
 def write_table(study: Study, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Write STUDY/table.json: the numbers, the settings and where they were made."""
     table = tabulate(study, folder) | {"study": plain(study), **record}
-    replace_file(folder / "table.json", lambda file: file.write_text(json.dumps(table, indent=1) + "\n"))
+    write_json(folder / "table.json", table, indent=1)
     return table

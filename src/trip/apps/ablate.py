@@ -1,11 +1,10 @@
 """`trip ablate`: a study from the flags, and its table."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trip.ablation.study import Manner, Study, missing, run_study
+from trip.ablation.study import Manner, Study, missing, read_study, run_study
 from trip.ablation.table import markdown, write_table
 from trip.ablation.variants import base_config
 from trip.apps.ablate_options import Ablate
@@ -57,21 +56,6 @@ def study_of(options: Ablate) -> Study:
 def given(**values: Any) -> dict[str, Any]:
     """The values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-def read_study(folder: Path) -> Study:
-    """The study that a folder holds.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = folder / "study.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no study; start one with --data and --held-out")
-    values = json.loads(path.read_text())
-    base = TrainingConfig(**{**values.pop("base"), "trackers": ()})
-    values.pop("fusions", None)  # what variants meant, which open_study compares
-    return Study(base=base, **{**values, "variants": tuple(values["variants"])})
 
 
 def consistency_network(folder: Path | None) -> FeatureNetwork | None:

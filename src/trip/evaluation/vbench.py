@@ -6,6 +6,7 @@ before ", camera ...". Pictures lie in ``data/crop/RATIO``, in four aspect ratio
 ``PROMPT-0.mp4`` to ``PROMPT-4.mp4``, in one folder with nothing else in it, H.264 at crf 10.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,18 @@ def vbench_jobs(data: Path, ratio: str = "1-1", seed: int = 0, count: int | None
     folder = picture_folder(file.parent, ratio)
     pictures = {row["prompt_en"]: row["image_name"] for row in rows if "image_name" in row}
     prompts = list(dict.fromkeys(row["prompt_en"] for row in rows))[:count]
+    try:
+        return jobs_of(prompts, pictures, folder, seed)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def jobs_of(prompts: Sequence[str], pictures: dict[str, str], folder: Path, seed: int) -> list[Job]:
+    """Five clips of every prompt, each from its picture.
+
+    Raises:
+        ValueError: a missing picture, or a prompt that no file can be named after.
+    """
     return [
         Job(
             name=file_stem(prompt, sample),
