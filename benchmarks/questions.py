@@ -45,7 +45,7 @@ from benchmarks.questions_model import measure_chain, measure_network
 from benchmarks.questions_page import figures, tables
 from trip.ablation.scores import TIMESTEPS, held_out_clips
 from trip.apps.loading import load_pipeline
-from trip.data.latents import replace_file
+from trip.files import atomic, write_text
 from trip.models import BUNDLED_MODEL
 from trip.pipeline import TripPipeline
 
@@ -141,7 +141,8 @@ def write_filmstrip(frames: np.ndarray, photos: int, file: Path) -> None:
     """One chain that was asked for stillness and three for moves, eleven frames of each."""
     rows = [0, *range(photos, photos + min(photos, 3))]
     sheet = np.concatenate([strip(frames[k], "", shown=11, side=96)[16:] for k in rows])
-    replace_file(file, lambda path: Image.fromarray(sheet).save(path, format="JPEG", quality=88))
+    with atomic(file, "wb") as opened:
+        Image.fromarray(sheet).save(opened, format="JPEG", quality=88)
 
 
 PARTS: dict[str, Callable[[Settings, TripPipeline], dict[str, Any]]] = {
@@ -174,14 +175,14 @@ def write(settings: Settings, results: dict[str, Any]) -> None:
     """JSON, figures and page."""
     settings.json.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=None, separators=(",", ":")).replace('},"', '},\n"').replace('],"', '],\n"')
-    replace_file(settings.json, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_text(settings.json, text + "\n")
     if settings.figures is not None:
         settings.figures.mkdir(parents=True, exist_ok=True)
         for name, svg in figures(results).items():
             (settings.figures / f"{name}.svg").write_text(svg, encoding="utf-8")
     if settings.page is not None:
         page = with_tables(settings.page.read_text(encoding="utf-8"), tables(results))
-        replace_file(settings.page, lambda path: path.write_text(page, encoding="utf-8"))
+        write_text(settings.page, page)
 
 
 def main(settings: Settings) -> None:

@@ -5,13 +5,17 @@ import json
 import multiprocessing
 import os
 import pickle
+import struct
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from trip.data import latents as module
 from trip.data.latents import LatentClips, batched, open_cache, shard_paths, shuffled, write_empty_text, write_shard
+from trip.training.batches import CachedClips
 
 
 def shard(index, clips=3):
@@ -55,7 +59,7 @@ def test_a_kill_while_writing_leaves_no_shard_or_a_whole_one(moment, tmp_path, m
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(module.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_shard(tmp_path, 1, *shard(1))
     monkeypatch.undo()
@@ -222,3 +226,71 @@ def test_batches_lose_nothing():
     assert list(batched(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(itertools.islice(batched(itertools.count(), 2), 2)) == [[0, 1], [2, 3]]
     assert list(batched([], 3)) == []
+
+
+def damage(folder: Path, name: str, content: bytes | str | None = None, **tensors: torch.Tensor) -> Path:
+    """A good cache of one shard with one file replaced."""
+    write_shard(folder, 0, *shard(0))
+    if tensors:
+        save_file(tensors, folder / name)
+    else:
+        (folder / name).write_bytes(content if isinstance(content, bytes) else (content or "").encode())
+    return folder
+
+
+TENSORS, LINES = "clips-00000.safetensors", "clips-00000.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (TENSORS, b"", "is damaged"),
+        (TENSORS, b"\xff" * 64, "is damaged"),
+        (TENSORS, struct.pack("<Q", 2**62) + b"{}", "is damaged"),
+        (TENSORS, struct.pack("<Q", 4096) + b"[" * 4096, "is damaged"),
+        (TENSORS, {"other": torch.zeros(3)}, "not latents n f c h w"),
+        (TENSORS, {"latents": torch.zeros(3, 4)}, "not latents n f c h w"),
+        (TENSORS, {"latents": torch.zeros(3, 4, 2, 3, 5), "text": torch.zeros(2, 8, 8)}, "not latents"),
+        (TENSORS, {"latents": torch.zeros(2, 4, 2, 3, 5)}, "2 clips with 3 descriptions"),
+        (TENSORS, {"latents": torch.zeros(3, 4, 2, 3, 5, dtype=torch.int8)}, "no floating-point"),
+        (LINES, "{}\n{\n{}\n", r"jsonl line 2 is not JSON"),
+        (LINES, "{}\n[]\n{}\n", "line 2 is no object"),
+        (LINES, "{}\n" + '{"a":' * 100_000 + "\n{}\n", "line 2 is nested too deeply"),
+        (LINES, b"{}\n\xff\n{}\n", "line 2 is not text"),
+        ("cache.json", "[1]", "cache.json is no object"),
+        ("cache.json", b"\xff\xfe{", "cache.json"),
+        ("empty-text.safetensors", b"x", "empty-text.safetensors is damaged"),
+        ("empty-text.safetensors", {"text": torch.zeros(3)}, "has no text tokens d"),
+    ],
+)
+def test_a_damaged_cache_is_one_line_that_names_the_file(tmp_path, name, content, words):
+    damage(tmp_path, name, **content) if isinstance(content, dict) else damage(tmp_path, name, content)
+    with pytest.raises(ValueError, match=words) as caught:
+        list(LatentClips(tmp_path))
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [TENSORS, LINES, "cache.json", "empty-text.safetensors"])
+def test_a_cache_reads_nothing_outside_and_waits_for_nothing(tmp_path, name):
+    folder = damage(tmp_path / "cache", "cache.json", "{}")
+    write_empty_text(folder, torch.zeros(2, 3))
+    (folder / name).replace(tmp_path / name)
+    for target in (tmp_path / name, Path("/dev/zero"), None):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target) if target else os.mkfifo(folder / name)
+        with pytest.raises(ValueError, match=rf"{name} (leads out of|cannot be read)"):
+            LatentClips(folder)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {}, {"caption": 5}, {"caption": None}, {"caption": "\ud800"}, {"kind": "x"}, {"kind": ["pan_left"]},
+        {"kind": "pan_left", "reverse_kind": 3}, {"kind": "pan_left", "speed": "warp"}, {"kind": "move_left"},
+        {"kind": "move_left", "subject": ["cat"]}, {"kind": "pan_left", "subject": 5},
+    ],
+)  # fmt: skip
+def test_a_description_of_which_no_caption_can_be_made_is_found_at_once(tmp_path, about):
+    write_shard(tmp_path, 0, shard(0)[0], [{"caption": "good"}, {"kind": "pan_left", "reverse_kind": None}, about])
+    with pytest.raises(ValueError, match=r"^clip 2 of .* has "):
+        CachedClips(LatentClips(tmp_path), {})

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import tiny_models
+from trip import files
 from trip.apps.cli import main
 from trip.data.clip_sources import ExampleClips, RenderedClip, SyntheticClips
 from trip.data.decoding import ClipFault, Decoding
@@ -26,9 +27,10 @@ from trip.data.latents import LatentClips, shard_paths, write_shard
 from trip.data.procedural import procedural_bank
 from trip.data.synthetic import SyntheticMotion
 from trip.data.video import write_video
+from trip.files import lock_folder
 from trip.text import encode_text
 from trip.training.batches import encode_pixels, open_source
-from trip.training.cache import Task, encode_parts, fill_cache, only_writer
+from trip.training.cache import Task, encode_parts, fill_cache
 from trip.training.config import TrainingConfig
 from trip.training.encoders import CaptionEncoder, LatentEncoder, module_sha256
 from trip.training.parts import build_pipeline
@@ -176,16 +178,26 @@ def assert_same(output: Path, expected: Path) -> None:
 
 
 def test_what_a_killed_run_left_unfinished_is_cleared(whole, tmp_path):
-    """A torn line in faults.jsonl, faults of a shard that was not finished, half of a shard."""
+    """Faults of a shard that was not finished, half of a shard."""
     source, output = counted(tmp_path), tmp_path / "cache"
     fill(source, output)
     for path in shard_paths(output, 2):
         path.unlink()
-    (output / ".clips-00002.safetensors.123").write_bytes(b"half")
-    with (output / "faults.jsonl").open("a") as file:
-        file.write('{"shard": 2, "ind')
+    (output / ".trip-left").mkdir()
+    (output / ".trip-left" / "clips-00002.safetensors").write_bytes(b"half")
+    files._swept.discard(output)  # as in a new process
     fill(source, output)
     assert content(output) == content(whole)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", "{}", '{"shard": "../x", "index": 1, "key": "k", "reason": "r", "message": "m"}']
+)
+def test_a_list_of_faults_that_is_none_is_an_error(tmp_path, line):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "faults.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"faults\.jsonl line 1 is no"):
+        fill(counted(tmp_path), tmp_path / "cache")
 
 
 def test_two_workers_equal_one(whole, tmp_path):
@@ -207,7 +219,7 @@ def test_a_clip_that_ends_its_process_is_left_out_alone(tmp_path):
 
 
 def test_only_one_process_fills_a_cache(tmp_path):
-    with only_writer(tmp_path / "cache"), pytest.raises(ValueError, match="another process is filling"):
+    with lock_folder(tmp_path / "cache", "filled"), pytest.raises(ValueError, match="is being filled by another"):
         fill(counted(tmp_path), tmp_path / "cache")
     fill(counted(tmp_path), tmp_path / "cache")
 

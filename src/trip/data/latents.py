@@ -9,20 +9,26 @@ faults.jsonl              clips that were left out, with the reason
 ========================  ==========================================================================================
 
 A shard appears only when both of its files are complete, so a killed run resumes at the first missing shard.
+A cache may be anybody's: what is damaged, wrong or a link out of it is an error that names the file.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from trip.data.captions import KINDS, OBJECT_KINDS, SPEEDS
+from trip.data.places import Root
+from trip.data.text import has_surrogates, open_regular, parse_json, printable, read_json
+from trip.files import atomic_path, write_json, write_text
 
 MANIFEST, EMPTY_TEXT, FAULTS = "cache.json", "empty-text.safetensors", "faults.jsonl"
 
@@ -52,14 +58,16 @@ def write_shard(
     if text is not None:
         content["text"] = cast_finite(text, dtype, names, "text features")
     tensors, lines = shard_paths(folder, index)
-    replace_file(lines, lambda path: path.write_text("".join(json.dumps(d) + "\n" for d in descriptions)))
-    replace_file(tensors, lambda path: save_file(content, path))
+    write_text(lines, "".join(json.dumps(d) + "\n" for d in descriptions))
+    with atomic_path(tensors) as path:
+        save_file(content, path)
 
 
 def write_empty_text(folder: Path, text: Float[Tensor, "tokens d"], dtype: torch.dtype = torch.float16) -> None:
     """Write the features of the empty caption."""
     content = {"text": cast_finite(text[None], dtype, [""], "text features")[0]}
-    replace_file(folder / EMPTY_TEXT, lambda path: save_file(content, path))
+    with atomic_path(folder / EMPTY_TEXT) as path:
+        save_file(content, path)
 
 
 def cast_finite(values: Tensor, dtype: torch.dtype, names: list[str], what: str) -> Tensor:
@@ -84,16 +92,6 @@ def cast_finite(values: Tensor, dtype: torch.dtype, names: list[str], what: str)
     )
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a hidden file, then rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def open_cache(folder: Path, describe: dict) -> None:
     """Create a cache, or check that an existing one is of the same thing.
 
@@ -103,9 +101,9 @@ def open_cache(folder: Path, describe: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST
     if not manifest.exists():
-        replace_file(manifest, lambda path: path.write_text(json.dumps(describe, indent=2) + "\n"))
+        write_json(manifest, describe)
         return
-    found, describe = json.loads(manifest.read_text()), json.loads(json.dumps(describe))
+    found, describe = _read_manifest(manifest), json.loads(json.dumps(describe))
     different = [k for k in sorted(found.keys() | describe.keys()) if found.get(k) != describe.get(k)]
     if different:
         changes = ", ".join(f"{k}: {found.get(k)!r} there, {describe.get(k)!r} wanted" for k in different)
@@ -132,24 +130,24 @@ class LatentClips(torch.utils.data.Dataset):
     """
 
     def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
-        self.paths = sorted(self.folder.glob("clips-*.safetensors"))
-        self.descriptions = Descriptions([path.with_suffix(".jsonl") for path in self.paths])
+        self.folder, root = Path(folder), Root(Path(folder))
+        self.paths = [root.check(path) for path in sorted(self.folder.glob("clips-*.safetensors"))]
+        self.descriptions = Descriptions([root.check(path.with_suffix(".jsonl")) for path in self.paths])
         self.latent_shape = self._check_shapes()
-        self.manifest = _read_manifest(self.folder / MANIFEST)
-        empty = self.folder / EMPTY_TEXT
-        self.empty_text: Tensor | None = load_file(empty)["text"] if empty.exists() else None
+        self.manifest = _read_manifest(root.check(self.folder / MANIFEST))
+        self.empty_text = _read_empty_text(root.check(self.folder / EMPTY_TEXT))
         self._mapped: dict[int, dict[str, Tensor]] = {}
 
     def _check_shapes(self) -> tuple[int, int, int, int]:
         shapes = set()
         for path, count in zip(self.paths, self.descriptions.counts, strict=True):
-            with safe_open(path, framework="pt") as shard:
-                clips, f, c, h, w = shard.get_slice("latents").get_shape()
+            found = _shapes(path)
+            latents, text = found.get("latents", ()), found.get("text")
+            if len(latents) != 5 or (text is not None and (len(text) != 3 or text[0] != latents[0])):
+                raise ValueError(f"{path} has tensors {found}, not latents n f c h w and text n tokens d; {REMEDY}")
+            clips, f, c, h, w = latents
             if clips != count:
-                raise ValueError(
-                    f"{path} holds {clips} clips with {count} descriptions; delete the shard and fill the cache again"
-                )
+                raise ValueError(f"{path} holds {clips} clips with {count} descriptions; {REMEDY}")
             shapes |= {(c, f, h, w)} if clips else set()
         if not shapes:
             raise ValueError(f"{self.folder} holds no latent shards; make them with trip data cache")
@@ -172,8 +170,7 @@ class LatentClips(torch.utils.data.Dataset):
 
     def _tensors(self, shard: int) -> dict[str, Tensor]:
         if shard not in self._mapped:
-            with safe_open(self.paths[shard], framework="pt") as file:  # tensors are views of the mapped file
-                self._mapped[shard] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self._mapped[shard] = _read_tensors(self.paths[shard])  # views of the mapped file
         return self._mapped[shard]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,7 +182,7 @@ class Descriptions(Sequence[dict]):
 
     def __init__(self, paths: list[Path]):
         self.paths = paths
-        self.ends = [np.flatnonzero(np.fromfile(path, np.uint8) == ord("\n")) for path in paths]
+        self.ends = [_line_ends(path) for path in paths]
         self.counts = [len(ends) for ends in self.ends]
         self.starts = np.cumsum([0, *self.counts])
 
@@ -203,11 +200,74 @@ class Descriptions(Sequence[dict]):
         start = int(self.ends[shard][row - 1]) + 1 if row else 0
         with self.paths[shard].open("rb") as file:
             file.seek(start)
-            return json.loads(file.read(int(self.ends[shard][row]) - start))
+            line = file.read(int(self.ends[shard][row]) - start)
+        about = parse_json(line, f"{self.paths[shard]} line {row + 1}")
+        if not isinstance(about, dict):
+            raise ValueError(f"{self.paths[shard]} line {row + 1} is no object; {REMEDY}")
+        return about
+
+
+def caption_problem(about: dict[str, Any]) -> str | None:
+    """Why a clip's description gives no caption: it has neither its own nor what one can be drawn from."""
+    if "kind" not in about:
+        caption = about.get("caption")
+        return None if isinstance(caption, str) and not has_surrogates(caption) else "has no caption that is a text"
+    choices = {"kind": KINDS, "reverse_kind": (*KINDS, None), "speed": (*SPEEDS, None)}
+    wrong = [name for name, values in choices.items() if about.get(name) not in values]
+    subject, moving = about.get("subject"), about["kind"] in OBJECT_KINDS
+    if not (isinstance(subject, str) or (subject is None and not moving)) or (moving and not subject):
+        wrong.append("subject")
+    shown = ", ".join(f"{name} {printable(repr(about.get(name)), 40)}" for name in wrong)
+    return f"has {shown}, of which no caption can be made" if wrong else None
+
+
+# What is read of a file. All of it may be wrong.
+
+REMEDY = "delete the shard and fill the cache again"
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    with _opened(path) as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not all(tensor.is_floating_point() for tensor in tensors.values()):
+        raise ValueError(f"{path} has tensors that are no floating-point numbers; {REMEDY}")
+    return tensors
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    open_regular(path).close()
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); {REMEDY}") from None
+
+
+def _line_ends(path: Path) -> np.ndarray:
+    with open_regular(path) as file:
+        return np.flatnonzero(np.fromfile(file, np.uint8) == ord("\n"))
+
+
+def _read_empty_text(path: Path) -> Tensor | None:
+    if not path.exists():
+        return None
+    text = _read_tensors(path).get("text")
+    if text is None or text.ndim != 2:
+        raise ValueError(f"{path} has no text tokens d; {REMEDY}")
+    return text.clone()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no object; delete the cache and fill it again")
+    return content
 
 
 def shuffled(length: int, seed: int, start: int = 0) -> Iterator[int]:

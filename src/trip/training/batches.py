@@ -24,7 +24,7 @@ from trip.data.captions import draw_caption
 from trip.data.datasets import read_examples
 from trip.data.decoding import ClipFault, Decoding, decode_example
 from trip.data.examples import Example
-from trip.data.latents import LatentClips
+from trip.data.latents import LatentClips, caption_problem
 from trip.data.procedural import procedural_bank
 from trip.data.synthetic import SyntheticMotion
 from trip.pipeline import TripPipeline
@@ -67,7 +67,11 @@ class CachedClips:
 
     def __init__(self, clips: LatentClips, shares: dict[str, float]):
         self.clips = clips
-        self.indices = [i for i in range(len(clips)) if kept(i, clips.descriptions[i].get("kind"), shares)]
+        self.indices = []
+        for i, about in enumerate(clips.descriptions):
+            if problem := caption_problem(about):
+                raise ValueError(f"clip {i} of {clips.folder} {problem}; fill the cache again")
+            self.indices += [i] if kept(i, about.get("kind"), shares) else []
         if not self.indices:
             raise ValueError(f"shares (={shares}) leave no clip of {clips.folder}; raise one")
 
@@ -80,9 +84,9 @@ class CachedClips:
         if "kind" not in about:
             return Sample(latents, about["caption"], self.clips.text(index))
         kind = about["kind"]
-        if about["reverse_kind"] and rng.random() < 0.5:
+        if about.get("reverse_kind") and rng.random() < 0.5:
             latents, kind = latents.flip(1), about["reverse_kind"]
-        return Sample(latents, draw_caption(kind, rng, subject=about["subject"], speed=about["speed"]))
+        return Sample(latents, draw_caption(kind, rng, subject=about.get("subject"), speed=about.get("speed")))
 
 
 def kept(index: int, kind: str | None, shares: dict[str, float]) -> bool:

@@ -12,27 +12,28 @@ import pickle
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from trip.data.clip_sources import ClipSource
 from trip.data.decoding import FAULTS as REASONS
 from trip.data.decoding import ClipFault
-from trip.data.latents import FAULTS, LatentClips, open_cache, replace_file, shard_paths, write_empty_text, write_shard
+from trip.data.latents import FAULTS, LatentClips, open_cache, shard_paths, write_empty_text, write_shard
+from trip.data.text import parse_json, read_text
 from trip.data.workers import Lost, guarded_map
+from trip.files import lock_folder, write_text
 from trip.training.encoders import CaptionEncoder, LatentEncoder
+
+FAULT = {"shard": int, "index": int, "key": str, "reason": str, "message": str}
+"""Fields of a line of faults.jsonl."""
 
 LOST = {"hung": "too_slow", "crashed": "crashed"}
 """What is recorded of a clip that hangs or ends its process."""
-
-PARTIAL = (".clips-*", ".cache.json.*", ".empty-text.*", f".{FAULTS}.*")
-"""What a killed run can leave behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +103,10 @@ def fill_cache(
         **(text.describe() if text else {}),
         "shard_size": shard_size,
     }
-    with only_writer(output):
+    with lock_folder(output, "filled"):
         open_cache(output, about)
-        faults = remove_partial(output)
+        faults = read_faults(output)
+        write_faults(output, faults)
         if text is not None:
             write_empty_text(output, text([""])[0], dtype)
         missing = missing_shards(output, len(source), shard_size, faults)
@@ -113,40 +115,35 @@ def fill_cache(
         parts = encode_parts(Task(source, encoder), missing, batch_size, workers, timeout)
         with closing(parts):
             for shard, done in whole_shards(parts, missing, batch_size, on_clips):
+                faults += [{"shard": shard, **fault} for part in done for fault in part.faults]
+                write_faults(output, faults)
                 encoded += finish_shard(output, shard, done, text, dtype)
-                faults += [fault for part in done for fault in part.faults]
     return report(output, encoded, faults)
 
 
-@contextmanager
-def only_writer(output: Path) -> Iterator[None]:
-    """Hold the lock of a cache, which the system frees also when this process is killed.
+def read_faults(output: Path) -> list[dict]:
+    """The faults of the whole shards.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: the list is damaged.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(output / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another process is filling {output}; wait for it, or stop it") from None
-
-
-def remove_partial(output: Path) -> list[dict]:
-    """Delete what a killed run left unfinished; returns the faults of the whole shards."""
-    for pattern in PARTIAL:
-        for path in output.glob(pattern):
-            path.unlink()
     path = output / FAULTS
+    if not path.exists():
+        return []
     faults = {}
-    for line in path.read_text().split("\n")[:-1] if path.exists() else []:  # the last has no end: cut off, or empty
-        fault = json.loads(line)
+    for number, line in enumerate(read_text(path).rstrip("\n").split("\n") if path.stat().st_size else (), 1):
+        fault = parse_json(line, f"{path} line {number}")
+        if not (isinstance(fault, dict) and all(isinstance(fault.get(k), kind) for k, kind in FAULT.items())):
+            raise ValueError(f"{path} line {number} is no fault; delete the cache and fill it again")
         if shard_paths(output, fault["shard"])[0].exists():
             faults[fault["index"]] = fault
-    if path.exists():
-        replace_file(path, lambda file: file.write_text("".join(json.dumps(f) + "\n" for f in faults.values())))
     return list(faults.values())
+
+
+def write_faults(output: Path, faults: list[dict]) -> None:
+    """Before their shard, so that a shard that is there has all of its faults recorded."""
+    if faults or (output / FAULTS).exists():
+        write_text(output / FAULTS, "".join(json.dumps(fault) + "\n" for fault in faults))
 
 
 def missing_shards(output: Path, clips: int, shard_size: int, faults: list[dict]) -> dict[int, range]:
@@ -159,7 +156,7 @@ def missing_shards(output: Path, clips: int, shard_size: int, faults: list[dict]
     there = [k for k in plan if shard_paths(output, k)[0].exists()]
     if there:  # of an older, shorter plan only the last shard can be short
         last = there[-1]
-        lines = shard_paths(output, last)[1].read_text().count("\n") + sum(f["shard"] == last for f in faults)
+        lines = read_text(shard_paths(output, last)[1]).count("\n") + sum(f["shard"] == last for f in faults)
         if lines < len(plan[last]):
             name = shard_paths(output, last)[0].with_suffix(".*")
             raise ValueError(f"{name} was made of {lines} clips and {len(plan[last])} are wanted; delete it to go on")
@@ -279,15 +276,8 @@ def whole_shards(
 
 
 def finish_shard(output: Path, shard: int, parts: list[Part], text: CaptionEncoder | None, dtype: torch.dtype) -> int:
-    """Write a shard, its faults before it, so that a shard that is there has all of its faults recorded.
-
-    Returns:
-        Number of its clips.
-    """
+    """Write a shard; returns the number of its clips."""
     whole = joined(parts)
-    if whole.faults:
-        with (output / FAULTS).open("a") as file:
-            file.writelines(json.dumps({"shard": shard, **fault}) + "\n" for fault in whole.faults)
     if whole.latents is None:
         write_shard(output, shard, torch.empty(0, 0, 0, 0, 0), [])
         return 0
