@@ -86,7 +86,7 @@ class Parts:
     def denoiser(self, num_frames: int) -> TripDenoiser:
         """With a fusion for clips of that length."""
         with torch.device("meta"):
-            fusion = new_fusion(paper())
+            fusion = new_fusion(paper(), 4)
         fusion.register_to_config(sigma=[1.0] * num_frames)
         return TripDenoiser(self.unet, fusion.to(HALF)).eval()
 

@@ -96,7 +96,7 @@ class Settings:
 def meta_denoiser(config: TrainingConfig) -> TripDenoiser:
     """UNet and fusion of a run, without content; checkpointing and what is trained as the config says."""
     with torch.device("meta"):
-        unet, fusion = ResidualUNet3D(**config.unet), new_fusion(config)
+        unet, fusion = ResidualUNet3D(**config.unet), new_fusion(config, config.unet.get("out_channels", 4))
         choose_trainable(unet, fusion, config)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()

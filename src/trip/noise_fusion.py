@@ -13,11 +13,16 @@ the measured per-frame `sigma`. A fusion is small, saved alone (folder `fusion/`
 =========================  ===========================================================================
 
 `shortcut=False` turns any of them into TRIP-: the network's output is the prediction, the prior is not used.
+`register_fusion` adds one of one's own (docs/own-fusion.md).
 """
 
+import importlib.util
 import math
-from collections.abc import Sequence
-from typing import Literal
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +34,7 @@ from torch import Tensor, nn
 
 from trip.condition import Condition
 from trip.layers.attention import differentiable
+from trip.loading import StrictModel, load_part, saved_part
 from trip.noise_prior import (
     Clip,
     Coefficient,
@@ -54,7 +60,7 @@ DEFAULT_SIGMA = (0.0, *(round(0.62 * math.sqrt(i / 15), 4) for i in range(1, 16)
 """RMS of z_0^i - z_0^1 per frame, in units of the latent's standard deviation; replace by a measured table."""
 
 
-class NoiseFusion(ModelMixin, ConfigMixin):
+class NoiseFusion(StrictModel, ModelMixin, ConfigMixin):
     """What all fusions share: the settings of the denoiser and the meaning of the residual network's output.
 
     Subclasses implement `fuse`; `forward` adds TRIP- (`shortcut=False`).
@@ -117,6 +123,72 @@ class NoiseFusion(ModelMixin, ConfigMixin):
         return self.table("sigma", device) if condition.spread is None else condition.spread
 
 
+# ------------------------------------------------------------------------------------------------------ registry
+
+FUSIONS: dict[str, type[NoiseFusion]] = {}
+"""Short name -> class: what `kind` means in a training run's settings, and what a saved fusion may be."""
+
+Kind = TypeVar("Kind", bound=type[NoiseFusion])
+
+
+def register_fusion(name: str) -> Callable[[Kind], Kind]:
+    """Class decorator: the fusion is known by `name`, and loads again wherever its module is imported.
+
+    Raises:
+        ValueError: the name is another fusion's.
+    """
+
+    def register(kind: Kind) -> Kind:
+        known = FUSIONS.setdefault(name, kind)
+        if (known.__module__, known.__name__) != (kind.__module__, kind.__name__):
+            raise ValueError(f"the fusion name {name!r} is {known.__name__}'s; choose another")
+        FUSIONS[name] = saved_part(kind)
+        return kind
+
+    return register
+
+
+def import_fusions(file: str | os.PathLike[str]) -> None:
+    """Run a Python file that registers fusions; its classes are saved under the file's name.
+
+    Raises:
+        ValueError: no such file, a name that another module has, or an error of the file's own.
+    """
+    file = Path(file).resolve()
+    name, known = file.stem, sys.modules.get(file.stem)
+    if known is not None and getattr(known, "__file__", None) == str(file):
+        return
+    if not (file.suffix == ".py" and name.isidentifier() and file.is_file()):
+        raise ValueError(f"fusion module {str(file)!r} is no Python file; name the .py that registers the fusion")
+    if known is not None or importlib.util.find_spec(name) is not None:
+        raise ValueError(f"fusion module {str(file)!r} has the name of another module, {name}; rename the file")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    before = len(FUSIONS)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"fusion module {str(file)!r} failed ({type(error).__name__}: {error}); correct it") from error
+    if len(FUSIONS) == before:
+        raise ValueError(
+            f"fusion module {str(file)!r} registers no fusion; decorate its class by register_fusion(NAME)"
+        )
+
+
+def load_fusion(source: str | os.PathLike[str]) -> NoiseFusion:
+    """A saved fusion of whatever kind.
+
+    Raises:
+        ValueError: as `trip.loading.load_part`.
+    """
+    return load_part(source, {kind.__name__: kind for kind in FUSIONS.values()}, "fusion")
+
+
+# -------------------------------------------------------------------------------------------------- closed forms
+
+
 class ClosedFormNoiseFusion(NoiseFusion):
     """Fusions without parameters. Their one buffer gives them a file, a dtype and a device, as diffusers expects."""
 
@@ -125,6 +197,7 @@ class ClosedFormNoiseFusion(NoiseFusion):
         self.register_buffer("anchor", torch.zeros(1))
 
 
+@register_fusion("linear")
 class LinearNoiseFusion(ClosedFormNoiseFusion):
     """TRIP Eq. 9, ``lambda^i prior + (1 - lambda^i) residual`` with lambda^i linear in i and constant in t.
 
@@ -163,6 +236,7 @@ class LinearNoiseFusion(ClosedFormNoiseFusion):
         return fuse_linear(condition.reference, sample, self.lam)
 
 
+@register_fusion("optimal")
 class OptimalNoiseFusion(ClosedFormNoiseFusion):
     """Variance-optimal fusion: ``eps = lambda* prior + sqrt(1 - lambda*) Delta``, ``lambda* = 1 / (1 + snr sigma^2)``.
 
@@ -190,6 +264,7 @@ class OptimalNoiseFusion(ClosedFormNoiseFusion):
         return optimal_estimate(z_t, condition.reference, residual, signal, noise, self.sigma(condition, z_t.device))
 
 
+@register_fusion("training-free")
 class TrainingFreeNoiseFusion(ClosedFormNoiseFusion):
     """Prior and a network that knows nothing of the image: ``z_0 = lambda r + (1 - lambda) z_0(network)``.
 
@@ -244,6 +319,7 @@ class TrainingFreeNoiseFusion(ClosedFormNoiseFusion):
 # ------------------------------------------------------------------------------- temporal noise fusion, Eq. 11
 
 
+@register_fusion("tnf")
 class TemporalNoiseFusion(NoiseFusion):
     r"""Temporal noise fusion (TNF), TRIP Eq. 11: ``eps^i = phi(Delta^i, eps^{i->r}, t)``, a Transformer.
 

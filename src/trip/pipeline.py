@@ -18,6 +18,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ from diffusers.video_processor import VideoProcessor
 from einops import rearrange
 from jaxtyping import Float
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -38,6 +38,7 @@ from trip import sampler
 from trip.condition import Condition, first_frame
 from trip.denoiser import TripDenoiser
 from trip.guidance import ALWAYS, Guidance, Interval
+from trip.loading import check_class, check_finite, check_model, check_saveable, one_line, shown
 from trip.noise_fusion import NoiseFusion, TrainingFreeNoiseFusion
 from trip.noise_prior import Clip
 from trip.residual_unet import ResidualUNet3D
@@ -126,17 +127,21 @@ class TripPipeline(DiffusionPipeline):
         """Load a folder or hub id; arguments of `DiffusionPipeline.from_pretrained`, safetensors only.
 
         Raises:
-            ValueError: in one line, if a file is missing or damaged.
+            ValueError: in one line: another kind of model, or a file, tensor or setting that is missing, damaged or
+                does not fit (`trip.loading`).
         """
-        kwargs.setdefault("use_safetensors", True)
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except (OSError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"model {str(pretrained_model_name_or_path)!r} cannot be loaded: {reason}; check the path, "
-                "or download or save the model again"
-            ) from error
+        return load_whole(super().from_pretrained, cls, pretrained_model_name_or_path, ("trip",), kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """`DiffusionPipeline.save_pretrained`.
+
+        Raises:
+            ValueError: before anything is written, if a part has adapters or is otherwise not what would be loaded.
+        """
+        for name, part in self.components.items():
+            if isinstance(part, nn.Module):
+                check_saveable(part, name)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_text_to_video(
@@ -671,14 +676,36 @@ class PerFrameText(nn.Module):
         return self.unet(latents, timestep, text.repeat_interleave(latents.shape[2], dim=0))
 
 
-def source_components(source: Any, load_options: dict[str, Any]) -> dict[str, Any]:
-    """The components of a text-to-video pipeline, given as itself, as a folder or hub id, or one by one."""
+def source_components(
+    source: Any, load_options: dict[str, Any], takes: Sequence[str] = ("per-frame",)
+) -> dict[str, Any]:
+    """The components of a pipeline, given as itself, as a folder or hub id that `takes` names, or one by one."""
     if isinstance(source, str | os.PathLike):
-        source = DiffusionPipeline.from_pretrained(source, **{"use_safetensors": True, **load_options})
+        source = load_whole(DiffusionPipeline.from_pretrained, DiffusionPipeline, source, takes, load_options)
     parts = source.components if isinstance(source, DiffusionPipeline) else source
     if missing := [name for name in COMPONENTS if parts.get(name) is None]:
         raise ValueError(f"the text-to-video model has no {', '.join(missing)}; pass a complete pipeline")
     return dict(parts)
+
+
+def load_whole(
+    load: Callable[..., Any], kind: type[DiffusionPipeline], source: Any, takes: Sequence[str], options: dict[str, Any]
+) -> Any:
+    """`load(source, **options)` of a model that was looked through before, and whose weights are finite after."""
+    options = {"use_safetensors": True, **options}
+    check_class(source, takes)
+    where = f"model {shown(source)}"
+    parts = inspect.signature(kind.__init__).parameters if kind is TripPipeline else COMPONENTS
+    given = [name for name in parts if name in options]
+    with one_line(where):
+        folder = source if os.path.isdir(source) else kind.download(source, **options)
+    check_model(Path(folder), given, options.get("variant"))
+    with one_line(where):
+        pipeline = load(source, **options)
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module) and name not in given:
+            check_finite(part, name, where)
+    return pipeline
 
 
 def to_residual_unet(unet: UNet3DConditionModel) -> ResidualUNet3D:

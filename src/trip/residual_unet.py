@@ -34,6 +34,7 @@ from trip.layers.basic import GroupNorm, zero_init
 from trip.layers.inflation import inflate_weights, inflated_config
 from trip.layers.resnet import Downsample, ResnetBlock, Upsample
 from trip.layers.temporal import TemporalConv
+from trip.loading import StrictModel, saved_part
 
 DOWN_BLOCKS = {"DownBlock3D": False, "CrossAttnDownBlock3D": True}
 UP_BLOCKS = {"UpBlock3D": False, "CrossAttnUpBlock3D": True}
@@ -211,7 +212,8 @@ def sinusoid(position: Tensor, dim: int) -> Tensor:
     return get_timestep_embedding(position, dim, flip_sin_to_cos=True, downscale_freq_shift=0)
 
 
-class ResidualUNet3D(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
+@saved_part
+class ResidualUNet3D(StrictModel, ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
     """3D-UNet that predicts every frame's residual noise from noisy latents, time and text (TRIP Fig. 2).
 
     The first arguments are those of `diffusers.UNet3DConditionModel`, with its defaults (1.41 B parameters):

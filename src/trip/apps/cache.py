@@ -9,11 +9,12 @@ from torch import nn
 from trip.apps.cache_options import DataCache
 from trip.apps.data import read
 from trip.apps.errors import quiet_models, say
-from trip.apps.loading import choose_device, load_pipeline, load_vae
+from trip.apps.loading import choose_device, load_pipeline
 from trip.apps.progress import progress
 from trip.data.clip_sources import ClipSource, ExampleClips, SyntheticClips
 from trip.data.decoding import Decoding
 from trip.data.examples import Example
+from trip.loading import load_autoencoder
 from trip.pipeline import TripPipeline
 from trip.training.batches import drawn_motion, is_drawn
 from trip.training.cache import CacheReport, fill_cache
@@ -39,7 +40,7 @@ def cache(options: DataCache) -> int:
     device = choose_device(options.device)
     with progress(options, f"loading {options.model}", total=1) as bar:
         pipeline = load_pipeline(options.model, device=torch.device("cpu"), dtype=torch.float32)
-        vae = pipeline.vae if options.vae is None else load_vae(options.vae)
+        vae = pipeline.vae if options.vae is None else load_autoencoder(options.vae)
         bar.update()
     clips = open_clips(options, examples, decoding(options, pipeline))
     found = fill(options, clips, pipeline, vae, device)

@@ -5,12 +5,11 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 
-from trip import noise_fusion
-from trip.apps.model_folder import check_weights, find_model, read_part
+from trip.apps.model_folder import find_model
 from trip.apps.options import SCHEDULERS, check_scheduler
-from trip.noise_fusion import NoiseFusion
+from trip.loading import model_class
+from trip.noise_fusion import load_fusion
 from trip.pipeline import TripPipeline
 from trip.placement import place, store_in_float8
 from trip.residual_unet import ResidualUNet3D
@@ -44,7 +43,7 @@ def load_pipeline(
     check_placement(device, offload, float8, compiled)
     source = find_model(name)
     own_fusion = None if fusion is None else load_fusion(fusion)
-    if pipeline_class(source) == TripPipeline.__name__:
+    if model_class(source) == TripPipeline.__name__:
         replaced: dict[str, Any] = {} if own_fusion is None else {"fusion": own_fusion}
         pipeline = TripPipeline.from_pretrained(source, dtype=dtype, **replaced)
     else:
@@ -73,39 +72,6 @@ def compile_layers(network: Any) -> None:
     if not isinstance(network, ResidualUNet3D):
         raise ValueError(f"{type(network).__name__} has no layers that are known to compile; leave --compile out")
     network.compile_repeated_blocks(fullgraph=True, dynamic=False)
-
-
-# --------------------------------------------------------------------------------------------- model folders
-
-
-def pipeline_class(source: str) -> str:
-    """Name of the pipeline class that a folder or hub id was saved as."""
-    try:
-        config: Any = DiffusionPipeline.load_config(source)
-    except OSError as error:
-        reason = " ".join(str(error).split()).split(". ")[0]
-        raise ValueError(f"model {source!r} cannot be loaded: {reason}; check the name and the connection") from None
-    return str(config.get("_class_name"))
-
-
-def load_fusion(folder: Path) -> NoiseFusion:
-    """A saved fusion of whatever kind."""
-    config = read_part(folder / "config.json", folder)
-    kind = getattr(noise_fusion, str(config.get("_class_name")), None)
-    if not (isinstance(kind, type) and issubclass(kind, NoiseFusion)):
-        raise ValueError(f"{folder} holds no fusion of trip ({config.get('_class_name')}); check the path")
-    check_weights(folder, folder)
-    return kind.from_pretrained(folder)
-
-
-def load_vae(folder: Path) -> AutoencoderKL | AutoencoderTiny:
-    """A saved autoencoder, float32."""
-    config = read_part(folder / "config.json", folder)
-    kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
-    if config.get("_class_name") not in kinds:
-        raise ValueError(f"{folder} holds no autoencoder ({config.get('_class_name')}); choose {' or '.join(kinds)}")
-    check_weights(folder, folder)
-    return kinds[config["_class_name"]].from_pretrained(folder, torch_dtype=torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------- schedulers

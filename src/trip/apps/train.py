@@ -26,7 +26,7 @@ def train(options: Train) -> int:
         quiet_models()
     config, folder = options.settings, options.output_dir
     if config.initial is not None:
-        find_model(config.initial)
+        find_model(config.initial, ("trip", "per-frame", "stills"), "initial")
     if options.dry_run:
         return dry_run(config, folder, options.cpu)
     tell_changes(config, folder, options.resume)

@@ -13,24 +13,25 @@ The fusion is the folder's own where `config.fusion` is empty and there is one, 
 clips that the run trains on.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel, UNet3DConditionModel
+from diffusers import UNet2DConditionModel, UNet3DConditionModel
 from torch import Tensor, nn
 
 from trip.fields import check_arguments, check_value
 from trip.layers.inflation import fit
+from trip.loading import check_class, load_autoencoder
 from trip.models import BUNDLED_MODEL, bundled_model_path
-from trip.noise_fusion import LinearNoiseFusion, NoiseFusion, OptimalNoiseFusion, TemporalNoiseFusion
+from trip.noise_fusion import FUSIONS, NoiseFusion
 from trip.pipeline import TripPipeline, source_components, to_residual_unet
 from trip.residual_unet import ResidualUNet3D
 from trip.training.config import TrainingConfig
 from trip.training.schedule import make_scheduler
 
-FUSIONS = {"tnf": TemporalNoiseFusion, "optimal": OptimalNoiseFusion, "linear": LinearNoiseFusion}
 TEMPORAL = ("temp_convs.", "temp_attentions.", "transformer_in.", "frame_embed.")
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 PACKAGED_TEXT = {"packaged_text_encoder": True, "zero_text_padding": True, "max_text_length": 32}
@@ -48,25 +49,17 @@ def load_start(config: TrainingConfig) -> Start:
     """Read `initial`; everything in float32.
 
     Raises:
-        ValueError: a folder that holds none of the known pipelines.
+        ValueError: a folder that holds none of the known pipelines, or is damaged.
     """
     if config.initial is None:
-        vae = AutoencoderKL.from_pretrained(config.vae or bundled_model_path() / "vae")
+        vae = load_autoencoder(config.vae or bundled_model_path() / "vae")
         return Start({"vae": vae, "unet": None, "fusion": None, "scheduler": None}, dict(PACKAGED_TEXT))
     folder = str(bundled_model_path()) if config.initial == BUNDLED_MODEL else config.initial
-    start = load_trip(folder) if is_trip(folder) else load_foreign(folder, config)
+    kind = check_class(folder, ("trip", "per-frame", "stills"), "initial")
+    start = load_trip(folder) if kind == TripPipeline.__name__ else load_foreign(folder, config)
     if config.vae is not None:
-        start.components["vae"] = AutoencoderKL.from_pretrained(config.vae)
+        start.components["vae"] = load_autoencoder(config.vae)
     return start
-
-
-def is_trip(folder: str) -> bool:
-    """Whether a folder or hub id holds a TRIP pipeline."""
-    try:
-        return dict(DiffusionPipeline.load_config(folder)).get("_class_name") == TripPipeline.__name__  # pyright: ignore
-    except OSError as error:
-        reason = " ".join(str(error).split()).split(". ")[0]
-        raise ValueError(f"initial (={folder!r}) cannot be loaded: {reason}; check the path") from None
 
 
 def load_trip(folder: str) -> Start:
@@ -82,7 +75,7 @@ def load_trip(folder: str) -> Start:
 
 def load_foreign(folder: str, config: TrainingConfig) -> Start:
     """Parts of a text-to-video or Stable Diffusion pipeline, their UNet as `ResidualUNet3D`."""
-    found = source_components(folder, {"dtype": torch.float32})
+    found = source_components(folder, {"dtype": torch.float32}, ("per-frame", "stills"))
     parts = {name: found[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler")} | {"fusion": None}
     unet = found["unet"]
     if isinstance(unet, UNet3DConditionModel):
@@ -111,17 +104,18 @@ def build_pipeline(config: TrainingConfig, measure: Callable[[TripPipeline], Ten
     start = load_start(config)
     parts = dict(start.components)
     own = parts["fusion"] if not config.fusion else None
-    fusion = new_fusion(config) if own is None else own
+    channels = parts["vae"].config["latent_channels"]
+    fusion = new_fusion(config, channels) if own is None else own
     torch.manual_seed(config.seed)
-    unet = ResidualUNet3D(**config.unet) if parts["unet"] is None else parts["unet"]
+    unet = new_unet(config, fusion, channels) if parts["unet"] is None else parts["unet"]
     parts |= {
-        "unet": with_image_channels(unet, fusion, parts["vae"].config["latent_channels"]),
+        "unet": with_image_channels(unet, fusion, channels),
         "fusion": fusion,
         "scheduler": make_scheduler(fusion.config["prediction_type"], config.zero_terminal_snr, parts["scheduler"]),
     }
     pipeline = TripPipeline(**parts, **start.settings, default_guidance_scale=config.guidance_scale)
     if own is None:
-        pipeline.register_modules(fusion=new_fusion(config, measure(pipeline)))
+        pipeline.register_modules(fusion=new_fusion(config, channels, measure(pipeline)))
     return pipeline
 
 
@@ -134,15 +128,26 @@ def check_parts(config: TrainingConfig) -> None:
     check_arguments(ResidualUNet3D, config.unet, "unet")
 
 
-def new_fusion(config: TrainingConfig, sigma: Tensor | None = None) -> NoiseFusion:
-    """A fresh fusion of `config.fusion`; its tables are `sigma`, or defaults."""
+def new_unet(config: TrainingConfig, fusion: NoiseFusion, latent_channels: int) -> ResidualUNet3D:
+    """A fresh network of `config.unet`; its channels follow from the autoencoder's latents and the fusion."""
+    channels = {"in_channels": input_channels(fusion, latent_channels), "out_channels": latent_channels}
+    return ResidualUNet3D(**{**config.unet, **channels})
+
+
+def input_channels(fusion: NoiseFusion, latent_channels: int) -> int:
+    """Channels that the backbone sees: the latents', and the image's where it is concatenated there."""
+    return latent_channels * (2 if fusion.concat == "channel" else 1)
+
+
+def new_fusion(config: TrainingConfig, latent_channels: int, sigma: Tensor | None = None) -> NoiseFusion:
+    """A fresh fusion of `config.fusion`; its channels are the autoencoder's, its tables `sigma`, or defaults."""
     arguments = dict(config.fusion)
-    kind = arguments.pop("kind", "tnf")
-    table: dict[str, Any] = {}
-    if sigma is not None:
-        table = {"num_frames": len(sigma)} if kind == "linear" else {"sigma": sigma.tolist()}
+    kind: Any = FUSIONS[arguments.pop("kind", "tnf")]
+    accepted = inspect.signature(kind.__init__).parameters
+    measured = {} if sigma is None else {"sigma": sigma.tolist(), "num_frames": len(sigma)}
+    settings = {**measured, **arguments, "latent_channels": latent_channels}
     torch.manual_seed(config.seed + 1)
-    return FUSIONS[kind](**{**table, **arguments})
+    return kind(**{key: value for key, value in settings.items() if key in accepted})
 
 
 def with_image_channels(unet: ResidualUNet3D, fusion: NoiseFusion, latent_channels: int) -> ResidualUNet3D:
@@ -151,8 +156,16 @@ def with_image_channels(unet: ResidualUNet3D, fusion: NoiseFusion, latent_channe
     Raises:
         ValueError: a UNet that takes neither the latents nor latents and image.
     """
-    wanted = latent_channels * (2 if fusion.concat == "channel" else 1)
-    found = unet.config["in_channels"]
+    wanted, found, out = (
+        input_channels(fusion, latent_channels),
+        unet.config["in_channels"],
+        unet.config["out_channels"],
+    )
+    if out != latent_channels:
+        raise ValueError(
+            f"the UNet makes {out} channels and the autoencoder has {latent_channels}; use the autoencoder it was "
+            "trained with, or start without initial"
+        )
     if found == wanted:
         return unet
     if not latent_channels == found < wanted:
