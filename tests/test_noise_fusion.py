@@ -268,6 +268,19 @@ def test_saved_fusion_loads_to_the_same_output(name, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_weights_of_fusions_may_rest_in_float8(name, dtype):
+    fusion = FUSIONS[name]().to(dtype)
+    z_t, reference, residual, t = clips((2, 4, 4, 4), dtype=dtype)
+    expected = fusion(z_t, Condition(reference=reference), residual, A, S, t)
+    fusion.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    found = fusion(z_t, Condition(reference=reference), residual, A, S, t)
+    assert found.dtype == torch.float32
+    assert (found - expected).square().mean() < 0.05 * expected.square().mean()
+
+
+@pytest.mark.parametrize("name", FUSIONS)
 def test_fusions_stay_on_the_device_of_the_clip(name):
     """The meta device refuses to mix with the CPU as a GPU does."""
     z_t, reference, residual, t = (x.to("meta") for x in clips((2, 4, 4, 4)))

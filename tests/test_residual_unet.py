@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet3DConditionModel
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -329,23 +329,87 @@ def test_attention_processors_switch_and_projections_fuse():
     assert_close(network(*clip()).sample, expected, atol=1e-5, rtol=0)
 
 
-def test_lora_adapters_start_at_zero_and_train_alone():
-    peft = pytest.importorskip("peft")
+@torch.no_grad()
+@pytest.mark.parametrize("processor", [AttnProcessor(), SlicedAttnProcessor(1)], ids=lambda p: type(p).__name__)
+def test_diffusers_own_attention_processors_compute_the_same(processor):
     network = tiny()
+    expected = network(*clip()).sample
+    network.set_attn_processor(dict.fromkeys(network.attn_processors, processor))
+    assert set(network.attn_processors.values()) == {processor}
+    assert_close(network(*clip()).sample, expected, atol=1e-5, rtol=0)
+    network.set_default_attn_processor()
+    assert torch.equal(network(*clip()).sample, expected)
+
+
+@torch.no_grad()
+def test_freeu_is_diffusers_own():
+    theirs, ours = randomize(UNet3DConditionModel(**TINY)).eval(), tiny()
+    ours.load_state_dict(theirs.state_dict())
+    plain = ours(*clip()).sample
+    for network in (theirs, ours):
+        network.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6)
+    assert_close(ours(*clip()).sample, theirs(*clip()).sample, atol=1e-4, rtol=0)
+    assert not torch.allclose(ours(*clip()).sample, plain, atol=1e-3)
+    ours.disable_freeu()
+    assert torch.equal(ours(*clip()).sample, plain)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_lora_takes_every_layer_and_merges_to_the_same_output(padding):
+    """Adapters start as nothing, train alone, and become part of the weights, on all convolutions and linear layers."""
+    peft = pytest.importorskip("peft")
+    network = tiny(**EXTRAS, downsample_padding=padding)
     expected = network(*clip()).sample.detach()
     network.requires_grad_(False)
-    targets = ["to_q", "to_k", "to_v", "to_out.0", "conv4.3"]
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+    targets = [name for name, module in network.named_modules() if isinstance(module, kinds)]
+    assert any("downsamplers" in name for name in targets)
     network.add_adapter(peft.LoraConfig(r=2, target_modules=targets))
-    assert_close(network(*clip()).sample, expected, atol=1e-6, rtol=0)
+    assert_close(network(*clip()).sample, expected, atol=1e-5, rtol=0)
     trained = {n for n, p in network.named_parameters() if p.requires_grad}
-    assert trained and all("lora" in name for name in trained)
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0)
-    network(*clip()).sample.square().mean().backward()
-    optimizer.step()
+    assert len(trained) == 2 * len(targets) and all("lora" in name for name in trained)
+    for _ in range(2):
+        network(*clip()).sample.square().mean().backward()
+        torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1).step()
     changed = network(*clip()).sample.detach()
     assert not torch.allclose(changed, expected)
+    unmoved = [n for n, p in network.named_parameters() if "lora_B" in n and not p.any()]
+    assert not unmoved
     network.disable_adapters()
-    assert_close(network(*clip()).sample, expected, atol=1e-6, rtol=0)
+    assert_close(network(*clip()).sample, expected, atol=1e-5, rtol=0)
+    network.enable_adapters()
+    network.fuse_lora()
+    network.unload_lora()
+    assert_close(network(*clip()).sample, changed, atol=1e-3, rtol=1e-3)
+
+
+def test_adapters_and_fused_projections_exclude_each_other():
+    """Fused projections do not see what adapters add to the separate ones."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["to_q"])
+    first, second = tiny(), tiny()
+    first.add_adapter(config)
+    first.fuse_qkv_projections()
+    second.fuse_qkv_projections()
+    second.add_adapter(config)
+    for network in (first, second):
+        with pytest.raises(ValueError, match=r"call unfuse_qkv_projections\(\) first"):
+            network(*clip())
+        network.unfuse_qkv_projections()
+        network(*clip())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_weights_may_rest_in_float8(compute):
+    network = tiny(**EXTRAS).to(compute)
+    inputs = [x.to(compute) if x.is_floating_point() else x for x in clip()]
+    expected = network(*inputs).sample.float()
+    network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)
+    assert network.down_blocks[0].downsamplers[0].conv.weight.dtype == torch.float8_e4m3fn
+    found = network(*inputs).sample
+    assert found.dtype == compute and network.dtype == compute
+    assert (found.float() - expected).square().mean() < 0.05 * expected.square().mean()
 
 
 @pytest.fixture

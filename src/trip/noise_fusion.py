@@ -160,18 +160,18 @@ def import_fusions(file: str | os.PathLike[str]) -> None:
         return
     if not (file.suffix == ".py" and name.isidentifier() and file.is_file()):
         raise ValueError(f"fusion module {str(file)!r} is no Python file; name the .py that registers the fusion")
-    if known is not None or importlib.util.find_spec(name) is not None:
+    other = None if known is not None else importlib.util.find_spec(name)
+    if known is not None or (other is not None and other.origin != str(file)):
         raise ValueError(f"fusion module {str(file)!r} has the name of another module, {name}; rename the file")
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    before = len(FUSIONS)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise ValueError(f"fusion module {str(file)!r} failed ({type(error).__name__}: {error}); correct it") from error
-    if len(FUSIONS) == before:
+    if not any(kind.__module__ == name for kind in FUSIONS.values()):
         raise ValueError(
             f"fusion module {str(file)!r} registers no fusion; decorate its class by register_fusion(NAME)"
         )
@@ -344,6 +344,7 @@ class TemporalNoiseFusion(NoiseFusion):
     _supports_gradient_checkpointing = False
     _no_split_modules = ["FusionBlock"]
     _repeated_blocks = ["FusionBlock"]
+    _skip_layerwise_casting_patterns = ["norm"]
 
     @register_to_config
     def __init__(
@@ -397,6 +398,7 @@ class TemporalNoiseFusion(NoiseFusion):
         weight = optimal_lambda(signal, noise, self.sigma(condition, z_t.device), z_t)
         prior = epsilon_prior(z_t, condition.reference, signal, noise) * weight.sqrt()
         dtype = self.embed_residual.weight.dtype
+        dtype = self.dtype if dtype.itemsize == 1 else dtype  # float8, in which weights only rest
         position = position_embedding(residual.shape, self.patch_size, self.config["dim"], residual.device)
         x = self.embed_residual(self.patchify(residual).to(dtype)) + position.to(dtype)
         context = torch.cat([self.embed_prior(self.patchify(prior).to(dtype)) + position.to(dtype), x], dim=1)

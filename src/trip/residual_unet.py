@@ -25,11 +25,12 @@ from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embeddin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import apply_freeu
 from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from trip.layers.attention import SpatialTransformer, TemporalTransformer
+from trip.layers.attention import AttentionProcessor, SpatialTransformer, TemporalTransformer
 from trip.layers.basic import GroupNorm, zero_init
 from trip.layers.inflation import inflate_weights, inflated_config
 from trip.layers.resnet import Downsample, ResnetBlock, Upsample
@@ -152,6 +153,9 @@ class MidBlock(Block):
 class UpBlock(Block):
     """Layers that each take one skip connection, then the resolution of the next ones."""
 
+    freeu: dict[str, Any] | None = None
+    """Arguments of `apply_freeu`: which of the blocks this is, and its scales."""
+
     def __init__(self, widths, attended, head_dim, shared: Widths, upsample: bool):
         super().__init__(widths, attended, head_dim, shared)
         self.upsamplers = nn.ModuleList([Upsample(widths[-1][1])] if upsample else [])
@@ -167,6 +171,8 @@ class UpBlock(Block):
     ) -> Tensor:
         """x, skips: (b f) c h w, the last skip is used first; size: (h, w) after upsampling."""
         for index, skip in enumerate(reversed(skips)):
+            if self.freeu is not None:
+                x, skip = apply_freeu(hidden_states=x, res_hidden_states=skip, **self.freeu)
             x = self.run(torch.cat([x, skip], dim=1), index, emb, text, num_frames)
         for upsample in self.upsamplers:
             x = upsample(x, size)
@@ -333,6 +339,20 @@ class ResidualUNet3D(StrictModel, ModelMixin, AttentionMixin, ConfigMixin, PeftA
         nn.Module.to(unet, image_unet.device, image_unet.dtype)
         inflate_weights(unet, image_unet.state_dict())
         return unet
+
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        """FreeU (arXiv 2309.11497): scale skip connections by s and half of the other features by b, in two blocks."""
+        for index, block in enumerate(self.up_blocks):
+            block.freeu = {"resolution_idx": index, "s1": s1, "s2": s2, "b1": b1, "b2": b2}
+
+    def disable_freeu(self) -> None:
+        """Undo `enable_freeu`."""
+        for block in self.up_blocks:
+            block.freeu = None
+
+    def set_default_attn_processor(self) -> None:
+        """Undo `set_attn_processor`."""
+        self.set_attn_processor(AttentionProcessor())
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """`torch.compile` every layer, with room for one variant a shape: a UNet's layers differ in width and size.

@@ -67,12 +67,13 @@ class Attention(nn.Module, AttentionModuleMixin):
     use_bias = False
     # What diffusers' own processors look up, so that `set_attn_processor` accepts them too.
     spatial_norm = group_norm = norm_cross = norm_q = norm_k = None
-    residual_connection = False
+    residual_connection = upcast_attention = upcast_softmax = False
     rescale_output_factor = 1.0
 
     def __init__(self, dim: int, heads: int, head_dim: int, context_dim: int | None = None):
         super().__init__()
         self.heads = heads
+        self.scale = head_dim**-0.5
         self.is_cross_attention = context_dim is not None
         self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
         self.to_k = nn.Linear(context_dim or dim, heads * head_dim, bias=False)
@@ -82,6 +83,8 @@ class Attention(nn.Module, AttentionModuleMixin):
 
     def project(self, hidden_states: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each b l (heads d), in one product where `fuse_qkv_projections` was called."""
+        if self.fused_projections and hasattr(self.to_q, "base_layer"):
+            raise ValueError("adapters have no effect on fused projections; call unfuse_qkv_projections() first")
         if self.fused_projections and not self.is_cross_attention:
             return self.to_qkv(hidden_states).chunk(3, dim=-1)
         context = hidden_states if context is None else context

@@ -66,11 +66,12 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, padding: int = 1):
         super().__init__()
+        self.uneven = padding == 0
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """b c h w -> b c h/2 w/2, odd sizes rounded up (padding 1) or down (padding 0)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.conv.padding == (0, 0) else x)
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.uneven else x)
 
 
 class Upsample(nn.Module):
