@@ -23,6 +23,8 @@ PREFIX = ".trip-"
 """Names of the private folders start with this."""
 
 _swept: set[Path] = set()
+_held: set[int] = set()
+"""Descriptors of locks; a forked process closes its copies, or it would hold them after its parent's death."""
 
 
 # ------------------------------------------------------------------------------------------------------- writing
@@ -70,6 +72,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if error.filename is not None and PREFIX in os.fspath(error.filename):
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
+
+
+def discard(path: str | os.PathLike[str]) -> None:
+    """Remove a file or folder; its name goes first, so that a kill leaves no part of it under that."""
+    path = Path(path)
+    with _private_folder(path.parent) as private:
+        os.replace(path, private / path.name)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -144,8 +153,7 @@ def private_folder(parent: Path) -> Iterator[Path]:
         yield private
     finally:
         shutil.rmtree(private, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        _unlock(lock)
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:
@@ -159,7 +167,7 @@ def sweep(folder: str | os.PathLike[str]) -> None:
         lock = _lock(private)
         if lock is not None:
             shutil.rmtree(private, ignore_errors=True)
-            os.close(lock)
+            _unlock(lock)
 
 
 def _lock(folder: Path) -> int | None:
@@ -173,7 +181,24 @@ def _lock(folder: Path) -> int | None:
     except OSError:
         os.close(descriptor)
         return None
+    _held.add(descriptor)
     return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    """Give back what `_lock` returned."""
+    if descriptor in _held:
+        _held.remove(descriptor)
+        os.close(descriptor)
+
+
+def _close_copies() -> None:
+    """In a process that was just forked."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_copies)
 
 
 @contextmanager
@@ -190,6 +215,7 @@ def lock_folder(folder: str | os.PathLike[str], use: str = "written") -> Iterato
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,4 +227,4 @@ def lock_folder(folder: str | os.PathLike[str], use: str = "written") -> Iterato
             pass
         yield
     finally:
-        os.close(descriptor)
+        _unlock(descriptor)

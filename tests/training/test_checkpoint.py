@@ -3,11 +3,13 @@
 import errno
 import os
 import shutil
+import signal
 
 import pytest
 import torch
 from torch import nn
 
+from trip import files
 from trip.training import checkpoint
 from trip.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 
@@ -117,19 +119,15 @@ def test_a_full_disk_is_one_line_and_loses_nothing(call, tmp_path, monkeypatch):
     assert load(newest(tmp_path), run) == {"step": 1} and same(state(*run), before)
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
-
-
-def kill_after(monkeypatch, calls):
-    """Let the next `calls` file operations happen, half of the one after, and nothing more."""
+def kill_after(calls):
+    """Let the next `calls` file operations happen, half of the one after, and be killed."""
     left = [calls]
 
     def guard(function, half):
         def guarded(*args, **kwargs):
             if left[0] == 0:
                 half(*args)
-                raise Killed
+                os.kill(os.getpid(), signal.SIGKILL)
             left[0] -= 1
             return function(*args, **kwargs)
 
@@ -139,29 +137,32 @@ def kill_after(monkeypatch, calls):
         path.write_bytes(b"half")
 
     def half_tree(path, ignore_errors=False):
-        for file in sorted(path.glob("*"))[:1]:
+        for file in sorted(file for file in path.rglob("*") if file.is_file())[:1]:
             file.unlink()
 
-    monkeypatch.setattr(checkpoint, "save_file", guard(checkpoint.save_file, half_file))
-    monkeypatch.setattr(os, "replace", guard(os.replace, lambda *_: None))
-    monkeypatch.setattr(shutil, "rmtree", guard(shutil.rmtree, half_tree))
+    checkpoint.save_file = guard(checkpoint.save_file, half_file)
+    os.replace = guard(os.replace, lambda *_: None)
+    shutil.rmtree = guard(shutil.rmtree, half_tree)
 
 
 def save_killed(folder, run, step, calls):
-    """Save and get killed after `calls` operations; True if the save came to its end instead."""
-    with pytest.MonkeyPatch.context() as patch:
-        kill_after(patch, calls)
+    """Save in a process that is killed after `calls` operations; True if the save came to its end instead."""
+    child = os.fork()
+    if child == 0:
         try:
+            files._swept.clear()  # as in a new process
+            kill_after(calls)
             save(folder, run, step, keep=1)
-        except Killed:
-            return False
-        return True
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("first", range(9))
 def test_two_kills_while_saving_leave_a_consistent_checkpoint(first, tmp_path):
-    """Step 1 is saved; the saves of steps 2 and 3 are killed at every pair of moments."""
-    for second in range(9):
+    """Step 1 is saved; the saves of steps 2 and 3 are killed, at every moment each."""
+    for second in range(first % 3, 9, 3):
         folder, run, states = tmp_path / str(second), toy(), {}
         for step in (1, 2, 3):
             train(*run, [step])
@@ -179,3 +180,14 @@ def test_the_kills_above_cover_a_whole_save(tmp_path):
     run = toy()
     save(tmp_path, run, 0)
     assert save_killed(tmp_path, run, 1, 8) and not save_killed(tmp_path, run, 2, 2)
+
+
+def test_a_checkpoint_with_files_of_others_is_not_deleted(tmp_path):
+    run = toy()
+    save(tmp_path, run, 1)
+    (tmp_path / "step-1" / "thesis.txt").write_text("years")
+    for step in (2, 3):
+        save(tmp_path, run, step, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-3"]
+    save(tmp_path, run, 1)
+    assert (tmp_path / "step-1.kept-1" / "thesis.txt").read_text() == "years" and list(checkpoints(tmp_path)) == [1, 3]

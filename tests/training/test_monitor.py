@@ -10,7 +10,7 @@ from PIL import Image
 
 from trip.training import run as runs
 from trip.training.config import TrainingConfig
-from trip.training.monitor import numbers, open_log
+from trip.training.monitor import Log, numbers
 from trip.training.run import installed_trackers, train
 
 
@@ -29,8 +29,9 @@ def test_a_run_leaves_log_filmstrips_and_config(config: TrainingConfig, tmp_path
 def test_the_log_goes_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    with open_log(path, 2) as log:
-        log.write('{"step": 3}\n')
+    log = Log(path, 2)
+    log.write({"step": 3})
+    log.close()
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
 

@@ -343,4 +343,4 @@ def test_a_dry_run_says_what_would_be_done(small: Path, tmp_path: Path, capsys) 
     assert main(command(small, tmp_path / "run", "--dry-run")) == 0
     output = capsys.readouterr().out
     assert "40 in 10 steps of 4 (3.3 epochs)" in output and "parameters   UNet" in output
-    assert sorted(os.listdir(tmp_path / "run")) == ["first-batch.png"]
+    assert sorted(os.listdir(tmp_path / "run")) == ["first-batch.png", "trip-run.json"]

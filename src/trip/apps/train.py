@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from trip.apps.errors import EXIT_INTERRUPTED, quiet_models, say
 from trip.apps.loading import find_model
 from trip.apps.options import Train
+from trip.files import atomic
 from trip.training.batches import Source, encode, make_loader, open_source
 from trip.training.config import TrainingConfig
+from trip.training.folder import CONFIG, FINAL, FIRST_BATCH, check_folder, claimed, mark
 from trip.training.memory import state_bytes
 from trip.training.monitor import filmstrips, to_frames
 from trip.training.run import interrupted, make_accelerator
@@ -25,6 +28,7 @@ def train(options: Train) -> int:
     if not options.debug:
         quiet_models()
     config, folder = options.settings, options.output_dir
+    check_folder(folder)
     if config.initial is not None:
         find_model(config.initial, ("trip", "per-frame", "stills"), "initial")
     if options.dry_run:
@@ -35,14 +39,14 @@ def train(options: Train) -> int:
     except KeyboardInterrupt:
         say(f"interrupted; {interrupted(folder)}")
         return EXIT_INTERRUPTED
-    if finished:
-        print(folder / "final")
+    if finished and PartialState().is_main_process:
+        print(folder / FINAL)
     return 0
 
 
 def tell_changes(config: TrainingConfig, folder: Path, resume: str | None) -> None:
     """Say in which settings a resumed run differs from what it was."""
-    saved = folder / "config.json"
+    saved = folder / CONFIG
     if resume and saved.is_file() and (changes := TrainingConfig.load(saved).differences(config)):
         say(f"the run goes on with other settings than it had: {'; '.join(changes)}")
 
@@ -62,11 +66,14 @@ def dry_run(config: TrainingConfig, folder: Path, cpu: bool) -> int:
     shown = batch.latents[:8]
     with torch.no_grad():
         picture = filmstrips(list(to_frames(run.pipeline.decode_latents(shown))))
-    folder.mkdir(parents=True, exist_ok=True)
-    picture.save(folder / "first-batch.png")
     for sample in samples[: len(shown)]:
         print(f"  {sample.caption!r}")
-    print(folder / "first-batch.png")
+    if accelerator.is_main_process:
+        with claimed(folder):
+            mark(folder)
+            with atomic(folder / FIRST_BATCH, "wb") as file:
+                picture.save(file, "PNG")
+        print(folder / FIRST_BATCH)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from trip.noise_fusion import NoiseFusion
 from trip.pipeline import TripPipeline
 from trip.residual_unet import ResidualUNet3D
 from trip.training.config import TrainingConfig
+from trip.training.folder import FINAL, LORA, replaced
 from trip.training.parts import add_lora
-from trip.training.sharding import whole
+from trip.training.sharding import gathered
 from trip.training.trainer import Run
 
 
@@ -23,15 +23,12 @@ def export(run: Run, config: TrainingConfig, folder: Path, write: bool = True) -
 
     All processes call it, one with `write`.
     """
-    pipeline = averaged_pipeline(run, config, write, folder / "lora")
+    pipeline = averaged_pipeline(run, config, write, folder / LORA)
     if pipeline is None:
         return
-    temporary = folder / ".final"
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipeline.to(getattr(torch, config.export_dtype)).save_pretrained(temporary)
-    share(temporary)
-    shutil.rmtree(folder / "final", ignore_errors=True)
-    os.replace(temporary, folder / "final")
+    with replaced(folder / FINAL) as temporary:
+        pipeline.to(getattr(torch, config.export_dtype)).save_pretrained(temporary)
+        share(temporary)
 
 
 def share(folder: Path) -> None:
@@ -52,7 +49,7 @@ def averaged_pipeline(
         build: False in all processes but one; they only take part in gathering what is sharded, and get None.
         lora: folder for the adapters alone, where adapters are trained.
     """
-    state = {name: whole(value).cpu() for name, value in {**run.denoiser.state_dict(), **run.ema}.items()}
+    state = gathered({**run.denoiser.state_dict(), **run.ema}.items(), keep=build)
     if not build:
         return None
     unet: Any = ResidualUNet3D.from_config(run.pipeline.unet.config)
@@ -62,7 +59,8 @@ def averaged_pipeline(
     TripDenoiser(unet, fusion).load_state_dict(state)
     if config.trainable == "lora":
         if lora is not None:
-            unet.save_lora_adapter(lora)
+            with replaced(lora) as temporary:
+                unet.save_lora_adapter(temporary)
         unet.fuse_lora()
         unet.unload_lora()
     return standalone(run.pipeline, unet.eval(), fusion.eval(), config.guidance_scale)

@@ -5,7 +5,7 @@ import resource
 import statistics
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
+from trip.data.text import parse_json, read_lines
+from trip.files import atomic, write_text
 from trip.pipeline import TripPipeline
 from trip.training.batches import Positions, Source, encode
 from trip.training.config import TrainingConfig
 from trip.training.export import averaged_pipeline
+from trip.training.folder import LOG, VALIDATION
 from trip.training.trainer import Run
 
 WINDOW = 50
@@ -45,7 +48,7 @@ class Monitor:
             total=config.steps, initial=run.step, disable=quiet or not self.main, unit="step", dynamic_ncols=True
         )
         if self.main:
-            self.log = open_log(folder / "log.jsonl", run.step)
+            self.log = Log(folder / LOG, run.step)
         accelerator.init_trackers(folder.name or "trip", config=plain_settings(config))
 
     def __enter__(self) -> "Monitor":
@@ -76,8 +79,7 @@ class Monitor:
             return
         self.recent.append(record)
         notes, self.notes = self.notes, []
-        self.log.write(json.dumps(record | ({"notes": notes} if notes else {})) + "\n")
-        self.log.flush()
+        self.log.write(record | ({"notes": notes} if notes else {}))
         self.accelerator.log({k: v for k, v in numbers(record).items() if k != "step"}, step=record["step"])
         self.bar.set_postfix(summary(self.recent, self.config), refresh=False)
 
@@ -95,22 +97,59 @@ class Monitor:
         if pipeline is None:
             return
         picture = validation_picture(pipeline.to(self.accelerator.device), self.source, self.config)
-        path = self.folder / "validation" / f"step-{step}.png"
-        path.parent.mkdir(exist_ok=True)
-        picture.save(path)
+        with atomic(self.folder / VALIDATION / f"step-{step}.png", "wb") as file:
+            picture.save(file, "PNG")
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 tracker.log_images({"validation": np.asarray(picture)[None]}, step=step, dataformats="NHWC")
 
 
-def open_log(path: Path, step: int):
-    """The log, for appending after the record of `step`."""
-    kept = []
-    if path.is_file():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    path.write_text("".join(kept))
-    return path.open("a")
+class Log:
+    """log.jsonl, for writing after the record of `step`; later ones are dropped, since they are made again.
+
+    Raises:
+        OSError: a full disk and the like; names the file.
+    """
+
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        write_text(path, "".join(line for number, line in read_log(path) if number <= step))
+        self.file = path.open("ab", buffering=0)
+
+    def write(self, record: dict) -> None:
+        """Append one record."""
+        line = memoryview((json.dumps(record) + "\n").encode())
+        try:
+            while line:
+                line = line[self.file.write(line) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def read_log(path: Path) -> Iterator[tuple[int, str]]:
+    """(step, line) of every record but one that a kill cut short; nothing where there is no log.
+
+    Raises:
+        ValueError: a line that is no record of a run.
+    """
+    if not path.exists():
+        return
+    for number, line in enumerate(read_lines(path, newline=""), 1):
+        if line.endswith("\n"):
+            record = parse_json(line, f"{path} line {number}")
+            step = record.get("step") if isinstance(record, dict) else None
+            if not isinstance(step, int):
+                raise ValueError(f"{path} line {number} is no record of a run; move the file away, and go on")
+            yield step, line
+
+
+def check_log(path: Path) -> None:
+    """Raise ValueError for a file that is no log of a run."""
+    deque(read_log(path), maxlen=0)
 
 
 def plain_settings(config: TrainingConfig) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import DistributedType, KwargsHandler
 
-from trip.training.batches import open_source
-from trip.training.checkpoint import checkpoints
+from trip.training.batches import Source, open_source
+from trip.training.checkpoint import checkpoints, read_counters
 from trip.training.config import TrainingConfig, check_processes
 from trip.training.export import export
+from trip.training.folder import CHECKPOINTS, CONFIG, LOG, TRACKERS, check_folder, claimed, mark
 from trip.training.loaders import lost_workers
-from trip.training.monitor import Monitor
+from trip.training.monitor import Monitor, check_log
 from trip.training.sharding import set_up_fsdp2
 from trip.training.trainer import resume, save, start_run, training_loop
 from trip.training.zero import set_up_zero
@@ -32,22 +33,36 @@ def train(
         ValueError: a folder that holds a run already, or none to resume; a process that loads clips was lost.
         OSError: a full disk and the like; checkpoints made before are kept.
     """
-    started = choose_checkpoint(folder, resume_from)
+    check_folder(folder)
+    choose_checkpoint(folder, resume_from)  # what is wrong is said before anything is loaded
     accelerator = make_accelerator(config, folder, cpu)
     source = open_source(config)
+    with claimed(folder, accelerator.is_main_process):
+        return train_in(folder, choose_checkpoint(folder, resume_from), config, source, accelerator, quiet)
+
+
+def train_in(
+    folder: Path, started: Path | None, config: TrainingConfig, source: Source, accelerator: Accelerator, quiet: bool
+) -> bool:
+    """`train`, in a folder that is this run's alone, from the checkpoint `started`."""
+    check_log(folder / LOG)
+    if started is not None:
+        read_counters(started)  # before the networks are built
     run = start_run(config, source, accelerator)
     if started is not None:
         resume(run, started)
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        config.save(folder / "config.json")
-    monitoring = Monitor(run, source, config, folder, accelerator, quiet)
-    with monitoring as monitor, termination() as asked, lost_workers():
+        mark(folder)
+        config.save(folder / CONFIG)
+    accelerator.wait_for_everyone()
+    with Monitor(run, source, config, folder, accelerator, quiet) as monitor, termination() as asked, lost_workers():
+        if run.step >= config.steps:
+            monitor.say(f"the run is at step {run.step} of {config.steps} already; raise --steps to train on")
         for record in training_loop(run, source, config, accelerator):
             monitor.show(record)
             stop = anywhere(bool(asked), accelerator)
             if stop or run.step % config.checkpoint_every == 0 or run.step == config.steps:
-                save(run, folder / "checkpoints", config.keep_checkpoints, write=accelerator.is_main_process)
+                save(run, folder / CHECKPOINTS, config.keep_checkpoints, write=accelerator.is_main_process)
                 accelerator.wait_for_everyone()
             if stop and run.step < config.steps:
                 monitor.say(f"stopped at step {run.step}, as asked; go on with --resume latest")
@@ -63,7 +78,7 @@ def choose_checkpoint(folder: Path, resume_from: str | None) -> Path | None:
     Raises:
         ValueError: see `train`.
     """
-    found = checkpoints(folder / "checkpoints")
+    found = checkpoints(folder / CHECKPOINTS)
     if resume_from is None:
         if found:
             raise ValueError(
@@ -97,7 +112,7 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
         mixed_precision=config.mixed_precision,
         cpu=cpu,
         log_with=[*installed_trackers(config)] or None,
-        project_dir=folder / "trackers",
+        project_dir=folder / TRACKERS,
         kwargs_handlers=handlers,
     )
     check_processes(config, accelerator.num_processes)
@@ -146,5 +161,5 @@ def anywhere(flag: bool, accelerator: Accelerator) -> bool:
 
 def interrupted(folder: Path) -> str:
     """What to say after Ctrl-C."""
-    found = checkpoints(folder / "checkpoints")
+    found = checkpoints(folder / CHECKPOINTS)
     return f"the last checkpoint is step {max(found)}; go on with --resume latest" if found else "nothing was saved yet"

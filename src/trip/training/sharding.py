@@ -1,5 +1,6 @@
 """Whole tensors out of sharded ones and back: FSDP2 keeps a part of every weight, gradient and moment a process."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,20 @@ def set_up_fsdp2(plugin: Any, config: TrainingConfig) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, or the whole of a sharded one; the latter is a collective call of all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(named: Iterable[tuple[str, Tensor]], keep: bool = True) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, empty in processes that do not keep them; a collective call where any is sharded.
+
+    No process holds more than one gathered tensor on its device at a time, and none after the call.
+    """
+    kept: dict[str, Tensor] = {}
+    for name, tensor in named:
+        all_of_it = whole(tensor.detach())
+        if keep:
+            kept[name] = all_of_it.to("cpu", copy=isinstance(tensor, DTensor)).contiguous()
+        del all_of_it
+    return kept
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ DeepSpeed clips and steps inside accelerate's `backward`, and leaves out updates
 # pyright: reportMissingImports=false
 # DeepSpeed is optional.
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,17 +58,22 @@ class WholeMoments:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
-        """A collective call; empty before the first update."""
+        """The groups alone; see `named_moments`."""
+        return {"state": {}, "param_groups": self.param_groups}
+
+    def named_moments(self) -> Iterator[tuple[str, Tensor]]:
+        """Each is gathered as it is asked for, by all processes; none before the first update."""
         from deepspeed.utils import safe_get_full_optimizer_state as read
 
         inner = self.zero.optimizer.state
         if not inner:
-            return {"state": {}, "param_groups": self.param_groups}
+            return
         self.link()
         step = next(iter(inner.values()))["step"]
-        moments = [{name: read(p, name) for name in MOMENTS} for p in self.parameters()]
-        state = {i: {"step": step.clone(), **values} for i, values in enumerate(moments)}
-        return {"state": state, "param_groups": self.param_groups}
+        for index, parameter in enumerate(self.parameters()):
+            yield f"{index}/step", step.clone()
+            for name in MOMENTS:
+                yield f"{index}/{name}", read(parameter, name)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Also takes the weights as they are now for those that are updated."""
