@@ -77,7 +77,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def discard(path: str | os.PathLike[str]) -> None:
     """Remove a file or folder; its name goes first, so that a kill leaves no part of it under that."""
     path = Path(path)
-    with _private_folder(path.parent) as private:
+    with private_folder(path.parent) as private:
         os.replace(path, private / path.name)
 
 

@@ -162,6 +162,7 @@ def open_study(study: Study, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / "study.json", plain(study)
     found = read_record(path) if path.is_file() else wanted
+    found["base"] = json.loads(json.dumps(asdict(TrainingConfig()))) | found["base"]  # settings that came later
     fusions = found.get("fusions", {})  # of all variants so far; absent from studies of older versions
     if not isinstance(fusions, dict):
         raise ValueError(f"{path} holds no study; choose another folder")
