@@ -267,7 +267,9 @@ class TripPipeline(DiffusionPipeline):
                 nearest = max(round(value / multiple), 1) * multiple
                 raise ValueError(f"{name} (={value}) is not a positive multiple of {multiple}; use {nearest}")
         if limit is not None and num_frames > limit:
-            raise ValueError(f"num_frames (={num_frames}) exceeds the model's {limit}; shorten the clip")
+            measured = isinstance(self.fusion, TrainingFreeNoiseFusion) and limit == self.fusion.num_frames
+            whose, remedy = ("fusion's", ", or calibrate it on longer ones") if measured else ("model's", "")
+            raise ValueError(f"num_frames (={num_frames}) exceeds the {whose} {limit}; shorten the clip{remedy}")
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Prompts must be texts that the encoder reads whole; nothing is cut off silently."""

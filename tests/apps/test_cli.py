@@ -238,6 +238,37 @@ def test_calibrate_refuses_a_model_that_sees_the_image(fails, model, tmp_path):
     fails("sees the image", argv=("calibrate", "--data", data, "--output", tmp_path / "out"))
 
 
+def test_calibrate_leaves_nothing_and_replaces_only_what_it_wrote(fails, run, picture, text_to_video, tmp_path):
+    data, out = tmp_path / "clips", tmp_path / "out"
+    data.mkdir()
+    write_video(data / "a.mp4", np.random.default_rng(0).integers(0, 255, (4, 20, 30, 3), np.uint8))
+    argv = ("calibrate", "--model", text_to_video, "--data", data)
+    code, _, stderr = run(*argv, "--output", out / "new", with_model=False)
+    assert code == 2 and "4 frames, 16 are needed" in stderr[0]
+    assert stderr[1].startswith(f"trip: error: {data} has no clip of 16 frames; give longer ones") and not any(
+        out.iterdir()
+    )
+    few = ("--num-frames", 3, "--timesteps", 2)
+    fails(
+        "--timesteps (=1) must be at least 2", argv=(*argv, "--output", out / "new", "--timesteps", 1), with_model=False
+    )
+    other = tmp_path / "other"
+    for name, text in (("config.json", '{"mine": 1}'), ("model.safetensors", "x")):
+        other.mkdir(exist_ok=True)
+        (other / name).write_text(text)
+        fails(f"holds other files ({name})", argv=(*argv, "--output", other, *few), with_model=False)
+        (other / name).unlink()
+    for _ in range(2):  # the second time it is its own
+        assert run(*argv, "--output", out / "new", *few, with_model=False)[0] == 0
+    assert sorted(path.name for path in (out / "new").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    animate = ("animate", picture, "--prompt", "pan", "--output", tmp_path / "clip.webp", "--model", text_to_video)
+    code, _, stderr = run(*animate, "--fusion", out / "new", "--num-frames", 4, with_model=False)
+    assert code == 2 and "num_frames (=4) exceeds the fusion's 3; shorten the clip, or calibrate" in stderr[-1]
+
+
 # ------------------------------------------------------------------------------------------------- how it fails
 
 

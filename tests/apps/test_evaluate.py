@@ -13,6 +13,7 @@ from trip.apps.evaluate import evaluate, weights
 from trip.apps.evaluate_options import Evaluate, Weights
 from trip.data.video import write_video
 from trip.evaluation import report as report_module
+from trip.evaluation.clips import frame_count
 from trip.evaluation.features.base import FrameFeatures, VideoFeatures, squash
 
 
@@ -84,7 +85,7 @@ def test_bad_input_is_one_line_each(folders, tmp_path, monkeypatch, capsys):
         (tmp_path / "empty", real, "motion", "empty holds no clips ("),
         (fake, tmp_path / "empty", "motion", "empty holds no clips ("),
         (fake, real, "fvd", "FVD of 3 clips against 5 real ones would be mostly sampling error, 5 features need"),
-        (tmp_path / "odd", real, "motion --num-frames 3", "1.mp4 cannot be read as a clip ("),
+        (tmp_path / "odd", real, "motion --num-frames 3", "1.mp4 cannot be read as a clip"),
     ]
     for generated, reference, metrics, words in cases:
         if "--num-frames" in metrics:
@@ -123,3 +124,29 @@ def test_weights_are_listed_and_got(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'i3d'}\n"
     with pytest.raises(ValueError, match="names no weights"):
         weights(Weights(action="get", name="vgg"))
+
+
+def test_what_is_wrong_with_clips_is_said_before_any_is_measured(folders, tmp_path, monkeypatch):
+    """Lengths of all sides by their headers, counts and lengths by what the networks say of a black clip."""
+    fake, real = folders
+    monkeypatch.setattr(report_module, "measure_folder", lambda *_, **__: pytest.fail("it measured"))
+    shutil.copytree(real, tmp_path / "floor")
+    write_video(f"{tmp_path}/floor/9.mp4", np.zeros((5, 16, 16, 3), np.uint8))
+    flags = {"device": "cpu", "quiet": True, "generated": fake, "reference": real}
+    with pytest.raises(ValueError, match=r"9\.mp4 has 5 frames, 3 has 4; take the first 4 of all"):
+        evaluate(Evaluate(**flags, floor=tmp_path / "floor", metrics="fvd"))
+
+    def loader(file, device):
+        network = lambda x: x.flatten(1)[:, :40]  # noqa: E731
+        return VideoFeatures(name="Toy", size=4, network=network, prepare=lambda frames: squash(frames, 4))
+
+    monkeypatch.setattr(report_module, "LOADERS", {"i3d": loader})
+    with pytest.raises(ValueError, match=r"FVD of 3 clips against 5 real ones would be mostly sampling error, 40 feat"):
+        evaluate(Evaluate(**flags, metrics="fvd"))
+
+
+def test_lengths_are_those_that_are_read(tmp_path):
+    for name in ("a.mp4", "a.webm", "a.gif", "a.webp", "a"):
+        clip = np.zeros((7, 16, 16, 3), np.uint8) + np.arange(0, 210, 30, dtype=np.uint8)[:, None, None, None]
+        write_video(f"{tmp_path}/{name}" + ("" if "." in name else "/"), clip)
+        assert [frame_count(tmp_path / name, most) for most in (None, 3, 20)] == [7, 3, 7], name

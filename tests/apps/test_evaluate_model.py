@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from trip.apps import evaluate_model as generation
 from trip.apps.cli import main
 from trip.data.video import read_video, write_video
 from trip.evaluation.vbench import INFO
@@ -109,6 +110,21 @@ def test_prompts_that_are_too_long_lose_their_last_words(model, data, tmp_path, 
     [job] = [json.loads(line) for line in (tmp_path / "run" / "jobs.jsonl").read_text().splitlines()]
     assert job["prompt"] == "abcdefghij abcdefghij abcdefghij"
     assert "1 prompts are longer than the model's 32 tokens and were cut" in capsys.readouterr().err
+
+
+def test_what_scoring_lacks_is_said_before_clips_are_generated(model, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    monkeypatch.setattr(generation, "generate_missing", lambda *_, **__: pytest.fail("it generated"))
+    for flags, words in (
+        (["--metrics", "fvd"], "i3d_kinetics400.safetensors is not in"),
+        (["--metrics", "fdv"], "metric 'fdv' is unknown; choose of"),
+        (["--metrics", "text"], "text similarity needs CLIP"),
+        (["--num-frames", "5"], "num_frames (=5) exceeds the model's 4"),
+    ):
+        assert main([*arguments(model, data, tmp_path / "run"), *flags]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("trip: error: ") and words in line
+        assert not (tmp_path / "run").exists()
 
 
 MODES = [

@@ -91,8 +91,11 @@ def summary(found: dict[Case, Outcome], options: argparse.Namespace) -> int:
         if counts:
             print(f"{name:<14}" + "  ".join(f"{verdict} {count}" for verdict, count in sorted(counts.items())))
     hangs = sum(outcome.verdict == "hang" for outcome in faults.values())
-    peak = max((outcome.peak for outcome in found.values()), default=0) >> 20
-    slowest = max((outcome.seconds for outcome in found.values()), default=0)
+    for title, what in (("peak", "peak"), ("slowest", "seconds")):
+        name, number = max(found, key=lambda case: getattr(found[case], what))
+        print(f"{title}: --seed {options.seed} --case {name}:{number}")
+    peak = max(outcome.peak for outcome in found.values()) >> 20
+    slowest = max(outcome.seconds for outcome in found.values())
     totals = f"{len(found)} inputs, {len(faults) - hangs} tracebacks, {hangs} hangs"
     print(f"{totals}, peak {peak} MiB, slowest {slowest:.1f} s")
     return 1 if faults else 0

@@ -14,14 +14,18 @@ from trip.apps.progress import progress
 from trip.apps.studio import FALLBACK_AREA
 from trip.condition import still
 from trip.data.images import output_size
+from trip.data.text import printable, read_json
 from trip.data.video import read_video
+from trip.evaluation.clips import clip_files, frame_count, prompt_of
+from trip.files import atomic_path
 from trip.noise_fusion import TrainingFreeNoiseFusion
 from trip.noise_prior import sample_from_prediction
 from trip.pipeline import TripPipeline, to_pixels
 from trip.schedule import is_flow, prediction_type
 from trip.training.calibration import Estimate, measure, spread_timesteps
 
-CLIP_SUFFIXES = frozenset((".mp4", ".webm", ".gif", ".webp", ".mov", ".mkv", ".avi"))
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""What `save_pretrained` writes beside config.json."""
 
 
 @torch.no_grad()
@@ -33,16 +37,19 @@ def calibrate(options: Calibrate) -> int:
     """
     if not options.debug:
         quiet_models()
-    files = clip_files(options.data)
     if options.num_frames < 2:
         raise ValueError(f"--num-frames (={options.num_frames}) must be at least 2; motion needs two frames")
+    if options.timesteps < 2:
+        raise ValueError(f"--timesteps (={options.timesteps}) must be at least 2; choose for example 11")
     check_folder(options.output)
+    clip_files(options.data)
     device = choose_device(options.device)
     with progress(options, f"loading {options.model}", total=1) as bar:
         pipeline = load_pipeline(options.model, device=device, dtype=choose_dtype(options.dtype, device))
         bar.update()
     kind = check_model(pipeline)
     steps = spread_timesteps(options.timesteps, pipeline.scheduler.config.num_train_timesteps)
+    files = long_enough(options.data, options.num_frames)
     with progress(options, "measuring", total=len(files)) as bar:
         result = measure(
             read_latents(pipeline, files, options, bar),
@@ -53,28 +60,55 @@ def calibrate(options: Calibrate) -> int:
     fusion = TrainingFreeNoiseFusion(
         sigma=rounded(result.sigma), tau=rounded(result.tau), tau_timesteps=result.timesteps, prediction_type=kind
     )
-    fusion.save_pretrained(options.output)
+    with atomic_path(options.output) as temporary:
+        fusion.save_pretrained(temporary)
     say(f"measured {result.clips} clips of {options.num_frames} frames at {len(steps)} timesteps")
     print(options.output)
     return 0
 
 
-def clip_files(folder: Path) -> list[Path]:
-    """The clips of a folder."""
-    if not folder.is_dir():
-        raise ValueError(f"--data (={folder}) is no folder; name a folder of clips")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in CLIP_SUFFIXES)
-    if not files:
-        raise ValueError(f"{folder} holds no clips ({', '.join(sorted(CLIP_SUFFIXES))}); name another folder")
-    return files
+def long_enough(folder: Path, num_frames: int) -> list[Path]:
+    """The clips of a folder that can be opened, have so many frames and no faulty text; the others are said.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = []
+    for file in clip_files(folder):
+        try:
+            count = frame_count(file, num_frames)
+            prompt_of(file, None)
+        except ValueError as error:
+            report(error)
+            continue
+        if count < num_frames:
+            say(f"leaving out {printable(file)}: {count} frames, {num_frames} are needed")
+        else:
+            found.append(file)
+    if not found:
+        raise ValueError(f"{folder} has no clip of {num_frames} frames; give longer ones, or lower --num-frames")
+    return found
 
 
 def check_folder(folder: Path) -> None:
-    """The output must be a folder of its own."""
-    others = [] if not folder.is_dir() else [p.name for p in folder.iterdir() if p.name != "config.json"]
-    if any(not name.endswith(".safetensors") for name in others):
-        raise ValueError(f"--output (={folder}) holds other files ({others[0]}); name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    """The output is new, empty, or a fusion that is measured again; nothing else is replaced."""
+    if not folder.is_dir():
+        if folder.exists():
+            raise ValueError(f"--output (={folder}) is a file; name a new folder")
+        return
+    others = [path.name for path in folder.iterdir() if path.name not in ("config.json", WEIGHTS)]
+    if others or ((folder / "config.json").exists() and not is_fusion(folder / "config.json")):
+        name = printable(others[0] if others else "config.json")
+        raise ValueError(f"--output (={folder}) holds other files ({name}); name a new folder")
+
+
+def is_fusion(config: Path) -> bool:
+    """Whether this command has written a config."""
+    try:
+        found = read_json(config)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("_class_name") == TrainingFreeNoiseFusion.__name__
 
 
 def check_model(pipeline: TripPipeline) -> str:
@@ -95,20 +129,17 @@ def read_latents(
     size = None
     for file in files:
         try:
-            frames = read_video(file, max_frames=options.num_frames).frames
+            video = read_video(file, max_frames=options.num_frames)
         except ValueError as error:
             report(error)
             continue
         finally:
             bar.update()
-        if len(frames) < options.num_frames:
-            say(f"leaving out {file}: {len(frames)} frames, {options.num_frames} are needed")
-            continue
-        pictures = [Image.fromarray(frame) for frame in frames]
+        pictures = [Image.fromarray(frame) for frame in video.frames]
         width, height = size = size or frame_size(pipeline, pictures[0], options)
         stills = [pipeline.encode_image(to_pixels(picture, height, width)) for picture in pictures]
-        latents = torch.cat(stills, dim=2)
-        yield latents, network_estimate(pipeline, prompt_of(file))
+        if len(stills) == options.num_frames:  # a damaged clip may hold fewer than it says
+            yield torch.cat(stills, dim=2), network_estimate(pipeline, prompt_of(file, video.metadata))
 
 
 def frame_size(pipeline: TripPipeline, picture: Image.Image, options: Calibrate) -> tuple[int, int]:
@@ -116,12 +147,6 @@ def frame_size(pipeline: TripPipeline, picture: Image.Image, options: Calibrate)
     height, width = pipeline.default_size or (None, None)
     multiple = pipeline.vae_scale_factor
     return output_size(picture, multiple, FALLBACK_AREA, width=options.width or width, height=options.height or height)
-
-
-def prompt_of(clip: Path) -> str:
-    """The text beside a clip, or none."""
-    beside = clip.with_suffix(".txt")
-    return beside.read_text(encoding="utf-8").strip() if beside.is_file() else ""
 
 
 def network_estimate(pipeline: TripPipeline, prompt: str) -> Estimate:

@@ -38,6 +38,7 @@ from trip.evaluation.generation import (
 )
 from trip.evaluation.protocols import PROTOCOLS, Job, Protocol, list_jobs
 from trip.evaluation.protocols import settings_of as protocol_settings
+from trip.evaluation.report import EvaluationSettings, rehearse
 from trip.evaluation.vbench import CRF, vbench_jobs
 from trip.evaluation.weights import sha256_of
 from trip.files import write_json
@@ -82,6 +83,10 @@ def evaluate_protocol(options: Evaluate, pipeline: TripPipeline, state: PartialS
     jobs = with_fitting_prompts(list_jobs(protocol, options.data, options.seed), pipeline, state)
     stills = ReferenceStills(folder=folder, protocol=protocol, seed=options.seed)
     model = model_settings(options, pipeline)
+    pipeline.check_size(*protocol.size, protocol.num_frames)
+    if state.is_main_process:  # not after the hours that generating takes
+        clips, real = len(jobs), len({job.number for job in jobs})
+        rehearse(scoring(options, protocol, str(pipeline.device)), clips, real, protocol.num_frames)
     with holding(state, folder, {"protocol": protocol_settings(protocol)} | model, jobs):
         generate_share(
             jobs, lambda job: f"{folder / GENERATED / job.name}/", stills, protocol, pipeline, options, state
@@ -100,6 +105,7 @@ def export_vbench(options: Evaluate, pipeline: TripPipeline, state: PartialState
     jobs = vbench_jobs(options.data, options.crop_ratio, options.seed, options.count)
     jobs = with_fitting_prompts(jobs, pipeline, state)
     size = clip_size(options, pipeline)
+    pipeline.check_size(*size, options.num_frames or 16)
     protocol = Protocol(
         name="vbench", metrics=(), num_frames=options.num_frames or 16, fps=options.fps or VBENCH_FPS, size=size
     )
@@ -175,15 +181,15 @@ def generator(pipeline: TripPipeline, protocol: Protocol, options: Evaluate) -> 
 
 def scored(folder: Path, protocol: Protocol, options: Evaluate, device: str) -> dict[str, Any]:
     """The report of a run whose clips are all there."""
-    settings = replace(
-        settings_of(options),
-        metrics=() if options.metrics is None else names_in(options.metrics),
-        num_frames=None,
-        device=device,
-    )
     total = sum(len(clip_files(side)) for side in (folder / GENERATED, folder / REFERENCE) if side.is_dir())
     with measuring(options, total) as progress:
-        return score(folder, protocol, settings, progress)
+        return score(folder, protocol, scoring(options, protocol, device), progress)
+
+
+def scoring(options: Evaluate, protocol: Protocol, device: str) -> EvaluationSettings:
+    """How a run is measured: by the protocol's metrics, unless others are asked for."""
+    metrics = protocol.metrics if options.metrics is None else names_in(options.metrics)
+    return replace(settings_of(options), metrics=metrics, num_frames=None, device=device)
 
 
 # -------------------------------------------------------------------------------------------------- settings

@@ -1,7 +1,9 @@
 """The clips of a folder in batches, decoded as they are needed."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from trip.data.containers import Fault, open_video
 from trip.data.text import read_text
 from trip.data.video import read_video
 
@@ -51,6 +54,38 @@ def is_clip(path: Path) -> bool:
     return path.suffix.lower() in CLIP_SUFFIXES
 
 
+def frame_count(file: Path, most: int | None = None) -> int:
+    """Frames of a clip, at most `most`, by what the file says of itself where it does.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if file.is_dir():
+        return len([path for path in file.iterdir() if path.suffix.lower() in FRAME_SUFFIXES][:most])
+    with suppress(Fault), open_video(file) as clip:
+        if not clip.animated:  # whose frames are repeated for as long as they last
+            return sum(1 for _ in islice(clip.stamps(), most))
+    return read_clip(file, most).clips.shape[1]
+
+
+def common_length(folder: Path, num_frames: int | None = None) -> int:
+    """Frames of every clip of a folder: `num_frames`, or as many as the first has.
+
+    Raises:
+        ValueError: a clip of another number of frames; it is named.
+    """
+    expected, model = num_frames, None
+    for file in clip_files(folder):
+        count = frame_count(file, num_frames)
+        if expected is not None and count != expected:  # a file may say what it does not hold
+            count = read_clip(file, num_frames).clips.shape[1]
+        expected, model = expected or count, model or file
+        if count != expected:
+            raise ValueError(wrong_count(file, count, expected, None if num_frames else model))
+    assert expected is not None  # clip_files
+    return expected
+
+
 def stream_clips(folder: Path, num_frames: int | None = None, batch_size: int = 4) -> Iterator[Batch]:
     """All clips of a folder, at most `batch_size` of one size at a time.
 
@@ -85,7 +120,7 @@ def read_clip(file: Path, num_frames: int | None) -> Batch:
 
 def prompt_of(file: Path, metadata: dict | None) -> str:
     """The text of NAME.txt beside a clip, else the prompt recorded in the clip, else nothing."""
-    beside = file.with_suffix(".txt")
+    beside = file.with_name(f"{file.name if file.is_dir() else file.stem}.txt")
     if beside.is_file():
         return read_text(beside).strip()
     prompt = (metadata or {}).get("prompt", "")

@@ -213,20 +213,36 @@ def frechet_metric(
     Raises:
         ValueError: too few features for a covariance of full rank, or fewer than 2 clips.
     """
-    width, fewest = len(generated.statistics.mean), min(generated.clips, reference.clips)
-    enough = min(generated.statistics.count, reference.statistics.count) > width
-    sides = f"{generated.clips} clips against {reference.clips} real ones"
-    if fewest < 2:
-        raise ValueError(f"{name} of {sides} has no covariance; give at least 2 clips a side")
-    if not enough and not allow_few:
-        raise ValueError(
-            f"{name} of {sides} would be mostly sampling error, {width} features need more than {width} samples; "
-            "add clips, or accept it with --allow-few (allow_few=True)"
-        )
+    width, clips = len(generated.statistics.mean), (generated.clips, reference.clips)
+    samples_each = generated.statistics.count // max(generated.clips, 1)
+    enough = check_samples(name, width, clips, samples_each, allow_few)
+    sides = sides_of(clips)
     note = sides if enough else f"{sides}: too few for {width} features, far too high; compare at equal counts only"
     value = frechet_distance(generated.statistics, reference.statistics)
     interval = frechet_interval(value, generated, reference, seed)
     return Metric(name=name, value=value, n=generated.clips, interval=interval, features=generated.name, note=note)
+
+
+def check_samples(name: str, width: int, clips: tuple[int, int], samples_each: int, allow_few: bool) -> bool:
+    """Whether (generated, real) clips give more samples than features.
+
+    Raises:
+        ValueError: they do not and few are not allowed, or there is a single clip.
+    """
+    if min(clips) < 2:
+        raise ValueError(f"{name} of {sides_of(clips)} has no covariance; give at least 2 clips a side")
+    enough = min(clips) * samples_each > width
+    if not enough and not allow_few:
+        raise ValueError(
+            f"{name} of {sides_of(clips)} would be mostly sampling error, {width} features need more than {width} "
+            "samples; add clips, or accept it with --allow-few (allow_few=True)"
+        )
+    return enough
+
+
+def sides_of(clips: tuple[int, int]) -> str:
+    """How many are compared with how many."""
+    return f"{clips[0]} clips against {clips[1]} real ones"
 
 
 def frechet_interval(value: float, generated: FeatureSet, reference: FeatureSet, seed: int) -> Interval | None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from trip.data.video import read_video
-from trip.evaluation.clips import Batch, clip_files, stream_clips
+from trip.evaluation.clips import Batch, clip_files, common_length, stream_clips
 from trip.evaluation.features.base import FeatureNetwork
 from trip.evaluation.features.efficientnet import efficientnet_features
 from trip.evaluation.features.i3d import i3d_features
@@ -27,6 +27,7 @@ from trip.evaluation.metrics import (
     TO_FIRST,
     FeatureSet,
     Metric,
+    check_samples,
     clip_motion,
     frame_consistency,
     frechet_metric,
@@ -130,6 +131,12 @@ def evaluate_folders(
     settings = settings or EvaluationSettings()
     check(settings, generated, reference, floor)
     networks = load_networks(settings)
+    counts = {side: len(clip_files(side)) for side in (generated, reference, floor) if side is not None}
+    for side in (generated, floor):
+        if side is not None and reference is not None:
+            check_distances(
+                networks, counts[side], counts[reference], common_length(generated, settings.num_frames), settings
+            )
     fake = measure_folder(generated, networks, settings, progress, first_frames_of=reference)
     real = measure_folder(reference, networks, settings, progress, fake.frames) if reference else None
     second = measure_floor(floor, networks, settings, progress, fake.frames) if floor else None
@@ -149,6 +156,18 @@ def evaluate_folders(
 
 def check(settings: EvaluationSettings, generated: Path, reference: Path | None, floor: Path | None) -> None:
     """Everything that can be said before the first clip is decoded."""
+    check_metrics(settings, reference is not None, floor is not None)
+    for folder in filter(None, (generated, reference, floor)):
+        clip_files(folder)
+    if reference and floor and floor.resolve() == reference.resolve():
+        raise ValueError(f"the floor (={floor}) is the reference, whose distance to itself is 0; name other real clips")
+    frames = common_length(generated, settings.num_frames)
+    for folder in filter(None, (reference, floor)):
+        check_frames(folder, common_length(folder, settings.num_frames), frames)
+
+
+def check_metrics(settings: EvaluationSettings, reference: bool, floor: bool = False) -> None:
+    """Metrics must be known, and what they need be there."""
     unknown = [name for name in settings.metrics if name not in METRICS]
     if unknown or not settings.metrics:
         what = f"metric {unknown[0]!r} is unknown" if unknown else "no metrics are asked for"
@@ -156,14 +175,33 @@ def check(settings: EvaluationSettings, generated: Path, reference: Path | None,
     if settings.num_frames is not None and settings.num_frames < 2:
         raise ValueError(f"num_frames (={settings.num_frames}) must be at least 2; motion needs two frames")
     lacking = [name for name in settings.metrics if name in AGAINST_REFERENCE]
-    if reference is None and (lacking or floor):
+    if not reference and (lacking or floor):
         raise ValueError(f"{lacking[0] if lacking else 'a floor'} needs real clips; name a folder with --reference")
     if "text" in settings.metrics and settings.clip is None:
         raise ValueError("text similarity needs CLIP; name one with --clip, such as ViT-B/32 or a folder")
-    for folder in filter(None, (generated, reference, floor)):
-        clip_files(folder)
-    if reference and floor and floor.resolve() == reference.resolve():
-        raise ValueError(f"the floor (={floor}) is the reference, whose distance to itself is 0; name other real clips")
+
+
+def check_distances(networks: Networks, clips: int, real: int, frames: int, settings: EvaluationSettings) -> None:
+    """Ask the networks of Fréchet distances, by a black clip, whether so many clips of so many frames are enough.
+
+    Raises:
+        ValueError: too few clips, or clips that are too short for a network.
+    """
+    for name, network in networks.distances.items():
+        features = network(torch.zeros(1, frames, 32, 32, 3, dtype=torch.uint8))
+        check_samples(
+            name, features.shape[-1], (clips, real), features[0].numel() // features.shape[-1], settings.allow_few
+        )
+
+
+def rehearse(settings: EvaluationSettings, clips: int, real: int, frames: int) -> None:
+    """What a measurement will need, asked for before its clips are generated: networks, metrics, counts, lengths.
+
+    Raises:
+        ValueError: what `evaluate_folders` would raise for want of them.
+    """
+    check_metrics(settings, reference=True)
+    check_distances(load_networks(settings), clips, real, frames, settings)
 
 
 # ------------------------------------------------------------------------------------------------- networks
@@ -228,7 +266,7 @@ def measure_folder(
     """
     found = Measurements(folder=folder)
     for batch in stream_clips(folder, settings.num_frames, settings.batch_size):
-        check_frames(folder, batch, frames)
+        check_frames(folder, batch.clips.shape[1], frames)
         if frames is None and "text" in settings.metrics:
             check_prompts(batch)
         measure_features(found, batch, networks.distances)
@@ -252,9 +290,8 @@ def measure_floor(
     return measure_folder(folder, networks, only, progress, frames)
 
 
-def check_frames(folder: Path, batch: Batch, frames: int | None) -> None:
+def check_frames(folder: Path, count: int, frames: int | None) -> None:
     """Both sides must be of one length."""
-    count = batch.clips.shape[1]
     if frames is not None and count != frames:
         fewest = min(count, frames)
         raise ValueError(
