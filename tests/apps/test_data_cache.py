@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_a_data_set_is_cached_for_training(options, clips, model, capsys):
     assert cache(options) == 0
     printed = capsys.readouterr()
     assert printed.out.strip() == str(options.output)
-    assert printed.err.strip() == "trip: 3 clips, 3 of them new; left out: 1 empty"
+    assert printed.err.splitlines()[-1] == "trip: 3 clips, 3 of them new; left out: 1 empty"
     found = LatentClips(options.output)
     assert found.latent_shape == (4, 4, 16, 16)
     captions = {example.key: example.caption for example in read_examples(clips)}
@@ -90,6 +91,27 @@ def test_another_autoencoder_takes_the_place_of_the_models(options, model, tmp_p
         cache(dataclasses.replace(drawn, vae=tmp_path / "vae"))
     with pytest.raises(ValueError, match=r"unet. is a ResidualUNet3D; choose one of AutoencoderKL"):
         cache(dataclasses.replace(drawn, vae=model / "unet"))
+
+
+def test_a_count_takes_the_first_clips(options, clips):
+    cache(dataclasses.replace(options, count=2, text=False))
+    keys = [about["key"] for about in LatentClips(options.output).descriptions]
+    assert keys == [example.key for example in read_examples(clips)[:2]]
+
+
+def test_captions_that_are_cut_or_empty_are_told(options, clips, tmp_path, capsys):
+    folder = shutil.copytree(clips, tmp_path / "clips")
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    rows[0]["text"], rows[1]["text"] = "", "word " * 500
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cache(dataclasses.replace(options, source=str(folder), text=False))
+    assert "trip: of 4 captions 1 have more than the text encoder's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"variants": 2}, {"fps": 4.0}, {"captions": "all"}, {"video_column": "x"}])
+def test_what_synthetic_motion_has_not_is_refused(options, change):
+    with pytest.raises(ValueError, match=r"is of clips, and procedural is synthetic motion; leave it out"):
+        cache(dataclasses.replace(options, source="procedural", **change))
 
 
 @pytest.mark.parametrize("name", ["batch_size", "shard_size", "variants"])

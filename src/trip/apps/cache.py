@@ -14,6 +14,7 @@ from trip.apps.progress import progress
 from trip.data.clip_sources import ClipSource, ExampleClips, SyntheticClips
 from trip.data.decoding import Decoding
 from trip.data.examples import Example
+from trip.data.text_limit import CaptionCounts, TextLimit
 from trip.loading import load_autoencoder
 from trip.pipeline import TripPipeline
 from trip.training.batches import drawn_motion, is_drawn
@@ -21,6 +22,9 @@ from trip.training.cache import CacheReport, fill_cache
 from trip.training.encoders import CaptionEncoder
 
 MOST_WORKERS = 4
+DRAWN = 1000
+"""Clips of synthetic motion where no number is given."""
+DRAWN_HAS_NOT = ("variants", "fps", "layout", "video_column", "caption_column", "captions", "root", "schemes")
 
 FALLBACK = 256, 256
 """(height, width) where neither the options nor the model say: the paper's size."""
@@ -36,7 +40,8 @@ def cache(options: DataCache) -> int:
     if not options.debug:
         quiet_models()
     check_counts(options)
-    examples = [] if is_drawn(options.source) else read(options)
+    check_drawn(options)
+    examples = [] if is_drawn(options.source) else read(options)[: options.count]
     device = choose_device(options.device)
     with progress(options, f"loading {options.model}", total=1) as bar:
         pipeline = load_pipeline(options.model, device=torch.device("cpu"), dtype=torch.float32)
@@ -58,6 +63,17 @@ def check_counts(options: DataCache) -> None:
             raise ValueError(f"--{name.replace('_', '-')} (={value}) must be at least {least}")
 
 
+def check_drawn(options: DataCache) -> None:
+    """What synthetic motion has not would be passed over in silence."""
+    if not is_drawn(options.source):
+        return
+    for name in DRAWN_HAS_NOT:
+        value = getattr(options, name)
+        if value != DataCache.__dataclass_fields__[name].default:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} (={value}) is of clips, and {options.source} is synthetic motion; leave it out")
+
+
 def decoding(options: DataCache, pipeline: TripPipeline) -> Decoding:
     """How clips are decoded: at the model's size where the options name none, `FALLBACK` where it has none."""
     size = pipeline.default_size or FALLBACK
@@ -71,7 +87,13 @@ def open_clips(options: DataCache, examples: list[Example], how: Decoding) -> Cl
         return ExampleClips(examples, how, variants=options.variants, seed=options.seed)
     settings = how.size[0], options.num_frames, options.seed
     split = {} if options.split is None else {"split": options.split}
-    return SyntheticClips(drawn_motion(options.source, *settings, length=options.count, **split))
+    return SyntheticClips(drawn_motion(options.source, *settings, length=options.count or DRAWN, **split))
+
+
+def tell(counts: CaptionCounts) -> None:
+    """Say what is wrong with captions, if anything is."""
+    if str(counts):
+        say(str(counts))
 
 
 def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, vae: Any, device: torch.device) -> CacheReport:
@@ -80,6 +102,9 @@ def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, vae: Any
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if options.workers is None else options.workers
     if text:
         nn.Module.to(pipeline.text_encoder, device)
+    if isinstance(clips, ExampleClips):
+        captions = [example.caption for example in clips.examples]
+        tell(TextLimit.of(pipeline.tokenizer, pipeline.max_text_tokens).count(captions))
     with progress(options, "encoding", total=len(clips)) as bar:
         return fill_cache(
             clips,

@@ -43,8 +43,9 @@ class DataCache(Reading):
     """Samples of every clip, from different random starts."""
     seed: int = 0
     """Of the starts, or of the synthetic motion."""
-    count: int = 1000
-    """Clips of synthetic motion; a cache of it can be filled further with more."""
+    count: Integer = None
+    """Clips of synthetic motion (default: 1000), to which more can be added; of other data, only the first so many
+    (default: all)."""
     workers: Integer = None
     """Processes, each with an autoencoder of its own (default: one a CPU core, at most 4). With 0 a clip
     that crashes the decoder ends the command."""

@@ -12,13 +12,15 @@ from trip.apps.errors import say
 from trip.data.check import check_examples
 from trip.data.datasets import choose_layout, read_examples, shard_urls, write_manifest
 from trip.data.decoding import Decoding
-from trip.data.examples import Example
+from trip.data.examples import Example, Unusable
 from trip.data.places import Root, schemes_of
 from trip.data.procedural import procedural_bank
 from trip.data.shards import index_shards, only_streams, unpacked, write_shards
 from trip.data.synthetic import SyntheticMotion
 from trip.data.text import printable
+from trip.data.text_limit import TextLimit
 from trip.data.video import write_video
+from trip.models import BUNDLED_MODEL, bundled_model_path
 
 EXIT_FAULTY = 1
 
@@ -51,10 +53,15 @@ def check(options: DataCheck) -> int:
         max_pixels=options.max_pixels,
     )
     check_output(options)
+    bundled = options.model == BUNDLED_MODEL and not Path(options.model).is_dir()
+    limit = TextLimit.read(bundled_model_path() if bundled else Path(options.model))
     examples = read(options)
+    counts = limit.count([example.caption for example in examples if not isinstance(example.video, Unusable)])
     with tqdm(total=len(examples), desc="checking", unit="clip", disable=options.quiet or None, leave=False) as bar:
         report = check_examples(examples, decoding, workers=options.workers, on_result=bar.update)
-    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
+    print(json.dumps(report.to_dict() | {"captions": counts.to_dict()}, indent=2) if options.json else report)
+    if str(counts):
+        say(str(counts))
     if not report.good:
         raise ValueError(f"{options.source} has no clip that can be used; the faults are listed above")
     if options.output is not None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from trip.apps.options import Folder, Integer, Text, Verbosity
+from trip.models import BUNDLED_MODEL
 
 Layout = Literal["auto", "metadata", "pairs", "prompts", "webvid", "msrvtt", "classes", "shards"]
 Source = Annotated[Positional[str], arg(metavar="SOURCE")]
@@ -51,6 +52,8 @@ class DataCheck(Reading):
 
     output: Table = None
     """Table (.jsonl) of the good clips to write; a data set of its own."""
+    model: Annotated[str, arg(metavar="DIR")] = BUNDLED_MODEL
+    """Model whose text encoder the captions are for: those that it cuts are counted."""
     strict: bool = False
     """Exit with 1 when a clip is faulty."""
     json: bool = False

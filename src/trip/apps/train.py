@@ -14,7 +14,7 @@ from trip.training.config import TrainingConfig
 from trip.training.folder import CONFIG, FINAL, FIRST_BATCH, check_folder, claimed, mark
 from trip.training.memory import state_bytes
 from trip.training.monitor import filmstrips, to_frames
-from trip.training.run import interrupted, make_accelerator
+from trip.training.run import about_captions, interrupted, make_accelerator
 from trip.training.run import train as train_run
 from trip.training.trainer import Run, start_run
 
@@ -63,6 +63,8 @@ def dry_run(config: TrainingConfig, folder: Path, cpu: bool) -> int:
     batch = encode(samples, run.pipeline, accelerator.device)
     for line in facts(run, source, config, batch.latents):
         print(line)
+    if line := about_captions(source, run.pipeline):
+        say(line)
     shown = batch.latents[:8]
     with torch.no_grad():
         picture = filmstrips(list(to_frames(run.pipeline.decode_latents(shown))))

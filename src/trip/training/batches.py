@@ -25,6 +25,7 @@ from trip.data.datasets import read_examples
 from trip.data.decoding import ClipFault, Decoding, decode_example
 from trip.data.examples import Example
 from trip.data.latents import LatentClips, caption_problem
+from trip.data.places import schemes_of
 from trip.data.procedural import procedural_bank
 from trip.data.synthetic import SyntheticMotion
 from trip.pipeline import TripPipeline
@@ -133,9 +134,23 @@ def open_source(config: TrainingConfig) -> Source:
         return CachedClips(LatentClips(folder), config.shares)
     if is_drawn(config.data):
         return DrawnClips(drawn_motion(config.data, config.size, config.num_frames, config.seed))
-    examples = read_examples(config.data, video_column=config.video_column, caption_column=config.caption_column)
+    examples = read_examples(
+        config.data,
+        video_column=config.video_column,
+        caption_column=config.caption_column,
+        schemes=schemes_of(config.data),  # files of settings name none, see trip.apps.settings
+    )
     size = (config.size, config.size)
     return FileClips(examples, Decoding(num_frames=config.num_frames, fps=config.fps, size=size, flip=config.flip))
+
+
+def fixed_captions(source: Source) -> list[str]:
+    """Captions that are not drawn: the clips' own."""
+    if isinstance(source, FileClips):
+        return [example.caption for example in source.examples]
+    if isinstance(source, CachedClips):
+        return [about["caption"] for about in source.clips.descriptions if "kind" not in about]
+    return []
 
 
 def is_drawn(data: str) -> bool:

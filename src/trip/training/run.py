@@ -9,7 +9,9 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import DistributedType, KwargsHandler
 
-from trip.training.batches import Source, open_source
+from trip.data.text_limit import TextLimit
+from trip.pipeline import TripPipeline
+from trip.training.batches import Source, fixed_captions, open_source
 from trip.training.checkpoint import checkpoints, read_counters
 from trip.training.config import TrainingConfig, check_processes
 from trip.training.export import export
@@ -58,6 +60,8 @@ def train_in(
     with Monitor(run, source, config, folder, accelerator, quiet) as monitor, termination() as asked, lost_workers():
         if run.step >= config.steps:
             monitor.say(f"the run is at step {run.step} of {config.steps} already; raise --steps to train on")
+        if line := about_captions(source, run.pipeline):
+            monitor.say(line)
         for record in training_loop(run, source, config, accelerator):
             monitor.show(record)
             stop = anywhere(bool(asked), accelerator)
@@ -70,6 +74,14 @@ def train_in(
     export(run, config, folder, write=accelerator.is_main_process)
     accelerator.end_training()
     return True
+
+
+def about_captions(source: Source, pipeline: TripPipeline) -> str:
+    """One line on captions that are cut or empty; "" where there is nothing to say."""
+    captions = fixed_captions(source)
+    if not captions:
+        return ""
+    return str(TextLimit.of(pipeline.tokenizer, pipeline.max_text_tokens).count(captions))
 
 
 def choose_checkpoint(folder: Path, resume_from: str | None) -> Path | None:
