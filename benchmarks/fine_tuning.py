@@ -151,7 +151,7 @@ def clip_losses(pipeline: TripPipeline, clip: RenderedClip, t: Tensor, sigma: Te
     """Loss of one clip at timesteps t, mean over frames."""
     pixels = torch.from_numpy(np.ascontiguousarray(clip.frames))[None].to(pipeline.device)
     latents = encode_pixels(pixels, pipeline).expand(len(t), -1, -1, -1, -1)
-    text, _ = pipeline.encode_prompt([clip.description["caption"]])
+    text, _ = pipeline.encode_prompt([clip.description["caption"]], do_classifier_free_guidance=False)
     assert text is not None
     eps = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(pipeline.device)
     timestep, signal, noise = noise_levels(pipeline.scheduler, t)

@@ -67,7 +67,10 @@ def measure_network(pipeline: TripPipeline, clips: HeldOut) -> dict[str, Any]:
     looks: list[list[dict[str, Tensor]]] = [[] for _ in TIMESTEPS]
     for start in range(0, n, BATCH):
         part = slice(start, start + BATCH)
-        z_0, text = clips.latents[part], pipeline.encode_prompt(clips.captions[part])[0]
+        z_0, text = (
+            clips.latents[part],
+            pipeline.encode_prompt(clips.captions[part], do_classifier_free_guidance=False)[0],
+        )
         for column, t in enumerate(TIMESTEPS):
             eps = torch.stack([fixed_noise(z_0[0].shape, start + row, t) for row in range(len(z_0))])
             with watched(fusion, f, looks[column]):

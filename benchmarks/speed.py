@@ -347,7 +347,7 @@ def measure_stages(steps: int, device: torch.device, dtype: torch.dtype) -> dict
     with tempfile.TemporaryDirectory() as folder:
         frames = np.zeros((latents.shape[2], 64, 64, 3), np.uint8)
         others: dict[str, Call] = {
-            "text": lambda: pipeline.encode_prompt(prompt),
+            "text": lambda: pipeline.encode_prompt(prompt, do_classifier_free_guidance=False),
             "encode": lambda: pipeline.encode_image(pixels),
             "decode": lambda: pipeline.decode_latents(latents),
             "write": lambda: write_video(os.path.join(folder, "clip.mp4"), frames),

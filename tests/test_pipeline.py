@@ -16,9 +16,11 @@ from tiny_models import tiny_vae
 from trip import sampler
 from trip.condition import Condition, first_frame
 from trip.denoiser import TripDenoiser
+from trip.foreign import PerFrameText
 from trip.guidance import Guidance
+from trip.inputs import Batch, to_pixels
 from trip.noise_fusion import OptimalNoiseFusion, TemporalNoiseFusion, TrainingFreeNoiseFusion
-from trip.pipeline import Batch, PerFrameText, TripPipeline, to_pixels
+from trip.pipeline import TripPipeline
 from trip.residual_unet import ResidualUNet3D
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -253,7 +255,7 @@ def test_autoencoder_tiny():
 
 
 def test_embeddings_in_place_of_prompts(pipe):
-    embeds, negative = pipe.encode_prompt("pan", "")
+    embeds, negative = pipe.encode_prompt("pan", negative_prompt="")
     actual = run(pipe, prompt=None, prompt_embeds=embeds, negative_prompt_embeds=negative)
     assert torch.equal(actual, run(pipe, prompt="pan"))
 
@@ -483,7 +485,7 @@ def test_wrong_inputs_are_one_clear_line(pipe, options, message):
 
 def test_file_names_are_not_pictures():
     with pytest.raises(ValueError, match="must hold pictures; pass PIL images or tensors"):
-        Batch.of(["a.png"], "pan", "", None, None)
+        Batch.of(["a.png"], "pan")
 
 
 def test_image_guidance_needs_a_network_that_sees_the_image():

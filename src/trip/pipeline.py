@@ -6,50 +6,81 @@
 **Saving and loading.** `model_index.json` names the parts that diffusers does not know by module
 (`["trip.residual_unet", "ResidualUNet3D"]`). diffusers resolves such names among the modules that are already
 imported, and importing this one imports them, so `TripPipeline.from_pretrained` needs no `trust_remote_code`.
+Settings that are of no part alone stand in the network's config too, as `_pipeline`, so that parts make the same model
+again: `TripPipeline(**pipe.components)`.
 
 **Seeds.** Noise is drawn clip by clip, in float32, on the generator's device. With a list, clip k uses its own
 generator: the same seed gives the same clip whatever the batch around it. With one generator for several clips,
 their starting noise is drawn from it one clip after another, so the first clip is the one it gives alone;
 schedulers that add noise at every step would share it, so give a list there. Clip k of prompt i is number
 ``i * num_videos_per_prompt + k``.
+
+**Threads.** A call works on a scheduler and a state of its own (`trip.calls`), so threads may share a pipeline.
 """
 
-import inspect
+import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, no_type_check
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet3DConditionModel, UNetMotionModel
+from diffusers.callbacks import IPAdapterScaleCutoffCallback, MultiPipelineCallbacks, PipelineCallback
+from diffusers.pipelines.pipeline_loading_utils import _fetch_class_library_tuple
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
-from einops import rearrange
 from jaxtyping import Float
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trip import sampler
+from trip import calls, sampler
+from trip.codec import codec_of
 from trip.condition import Condition, first_frame
 from trip.denoiser import TripDenoiser
+from trip.foreign import PerFrameText, load_whole, source_components, to_residual_unet
 from trip.guidance import ALWAYS, Guidance, Interval
-from trip.loading import check_class, check_finite, check_model, check_saveable, one_line, shown
+from trip.inputs import (
+    Batch,
+    ImageInput,
+    as_features,
+    as_texts,
+    check_generator,
+    check_latents,
+    device_of,
+    interval_of,
+    one_per_clip,
+    own_schedule,
+    real,
+    require_finite,
+    same_shape,
+    scale_of_frames,
+    scale_of_lora,
+    shown,
+    size_of,
+    to_pixels,
+    whole,
+)
+from trip.loading import check_saveable
 from trip.noise_fusion import NoiseFusion, TrainingFreeNoiseFusion
 from trip.noise_prior import Clip
-from trip.residual_unet import ResidualUNet3D
-from trip.schedule import prediction_type, set_timesteps
-from trip.text import encode_text, load_sentence_encoder
+from trip.schedule import for_latents, prediction_type, rehearse, warn_of_another_process
+from trip.switches import Switches
+from trip.text import count_tokens, encode_text, is_sentence_encoder, load_sentence_encoder
 
 logger = logging.get_logger(__name__)
 
-ImageInput = Image.Image | Tensor | Sequence[Image.Image | Tensor]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+MOST_STEPS = 10_000
+SETTINGS: Mapping[str, Any] = {
+    "zero_text_padding": False,
+    "max_text_length": None,
+    "packaged_text_encoder": False,
+    "default_guidance_scale": 7.5,
+}
+"""What no part says, and its defaults."""
 
 
 @dataclass
@@ -64,8 +95,10 @@ class TripPipelineOutput(BaseOutput):
     frames: Any
 
 
-class TripPipeline(DiffusionPipeline):
+class TripPipeline(Switches, DiffusionPipeline):
     """Image-to-video generation with the image noise prior (TRIP) and any fusion of `trip.noise_fusion`.
+
+    Any part may be None in a pipeline that does not need it, for example to encode prompts only.
 
     Args:
         vae: `AutoencoderKL` or `AutoencoderTiny`.
@@ -73,13 +106,15 @@ class TripPipeline(DiffusionPipeline):
         tokenizer: its tokenizer, or None.
         unet: the residual network: `ResidualUNet3D`, `UNetMotionModel`, or any that `TripDenoiser` takes.
         fusion: says how the prior is fused, and what the network's output means.
-        scheduler: any scheduler that `trip.schedule` reads. One that clips z_0 to [-1, 1] (`clip_sample=True`)
-            is replaced by its copy that does not, since latents leave that range.
+        scheduler: any scheduler that `trip.schedule` reads. One that clips z_0 to the range of pixels
+            (`clip_sample=True`) is replaced by its copy that does not, since latents leave that range.
         zero_text_padding: mask the padding of prompts and zero its features; Stable Diffusion reads it.
         max_text_length: tokens a prompt is padded to; None for the tokenizer's limit.
         packaged_text_encoder: take text encoder and tokenizer out of the installed package that carries
             all-MiniLM-L6-v2 (`trip.text`) when none are given; they are then not saved with the pipeline.
         default_guidance_scale: text guidance where a call gives none.
+
+    The last four are, where they are None, what the network's config says, or else off, and 7.5.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -89,35 +124,38 @@ class TripPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
-        unet: nn.Module,
-        fusion: NoiseFusion,
+        vae: AutoencoderKL | AutoencoderTiny | None,
+        unet: nn.Module | None,
+        fusion: NoiseFusion | None,
         scheduler: Any,
         text_encoder: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        zero_text_padding: bool = False,
+        zero_text_padding: bool | None = None,
         max_text_length: int | None = None,
-        packaged_text_encoder: bool = False,
-        default_guidance_scale: float = 7.5,
+        packaged_text_encoder: bool | None = None,
+        default_guidance_scale: float | None = None,
     ):
         super().__init__()
+        said = {
+            "zero_text_padding": zero_text_padding,
+            "max_text_length": max_text_length,
+            "packaged_text_encoder": packaged_text_encoder,
+            "default_guidance_scale": default_guidance_scale,
+        }
+        settings = settings_of(unet, said)
+        packaged = settings["packaged_text_encoder"] and (text_encoder is None or is_sentence_encoder(text_encoder))
         self.register_modules(
             vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
+            text_encoder=None if packaged else text_encoder,
+            tokenizer=None if packaged else tokenizer,
             unet=unet,
             fusion=fusion,
-            scheduler=without_clipping(scheduler),
+            scheduler=scheduler,
         )
-        self.register_to_config(
-            zero_text_padding=zero_text_padding,
-            max_text_length=max_text_length,
-            packaged_text_encoder=packaged_text_encoder,
-            default_guidance_scale=default_guidance_scale,
-        )
-        if packaged_text_encoder and text_encoder is None:  # set after registering None: left out of what is saved
-            self.tokenizer, self.text_encoder = load_sentence_encoder()
-        self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.register_to_config(**settings)
+        if packaged:  # set after registering None: left out of what is saved
+            given = tokenizer is not None and text_encoder is not None
+            self.tokenizer, self.text_encoder = (tokenizer, text_encoder) if given else load_sentence_encoder()
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor, do_resize=False)
 
     # ------------------------------------------------------------------------------------------- construction
@@ -130,18 +168,28 @@ class TripPipeline(DiffusionPipeline):
             ValueError: in one line: another kind of model, or a file, tensor or setting that is missing, damaged or
                 does not fit (`trip.loading`).
         """
+        if "text_encoder" in kwargs and kwargs["text_encoder"] is None:
+            kwargs.setdefault("packaged_text_encoder", False)
         return load_whole(super().from_pretrained, cls, pretrained_model_name_or_path, ("trip",), kwargs)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """`DiffusionPipeline.save_pretrained`.
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any):
+        """A pipeline with the parts and settings of another, sharing its weights; a text-to-video one is converted.
+
+        Args:
+            kwargs: parts and settings in place of the other's, and `dtype`, to which all weights are cast.
 
         Raises:
-            ValueError: before anything is written, if a part has adapters or is otherwise not what would be loaded.
+            ValueError: for anything else.
         """
-        for name, part in self.components.items():
-            if isinstance(part, nn.Module):
-                check_saveable(part, name)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        if not isinstance(pipeline, TripPipeline):
+            return cls.from_text_to_video(pipeline, **kwargs)
+        dtype = [kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs]
+        settings = {name: pipeline.config[name] for name in SETTINGS}
+        if unknown := sorted(set(kwargs) - set(settings) - set(pipeline.components)):
+            raise ValueError(f"from_pipe takes no {unknown[0]}; pass parts or settings of TripPipeline")
+        made = cls(**{**pipeline.components, **settings, **kwargs})
+        return made.to(dtype=dtype[0]) if dtype and dtype[0] is not None else made
 
     @classmethod
     def from_text_to_video(
@@ -150,7 +198,7 @@ class TripPipeline(DiffusionPipeline):
         *,
         scheduler: Any = None,
         fusion: NoiseFusion | None = None,
-        zero_text_padding: bool = False,
+        zero_text_padding: bool | None = None,
         max_text_length: int | None = None,
         **load_options: Any,
     ):
@@ -186,13 +234,46 @@ class TripPipeline(DiffusionPipeline):
             max_text_length=max_text_length,
         )
 
+    def save_pretrained(self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs: Any):
+        """`DiffusionPipeline.save_pretrained`, always as safetensors: nothing else is read again.
+
+        Raises:
+            ValueError: before anything is written, if a part has adapters or is otherwise not what would be loaded.
+        """
+        for name, part in self.components.items():
+            if isinstance(part, nn.Module):
+                check_saveable(part, name)
+        if not safe_serialization:
+            logger.warning("safe_serialization=False would write pickles, which are not read here; wrote safetensors")
+        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
     # ---------------------------------------------------------------------------------- what the model allows
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler; in a callback, the running call's own copy of it."""
+        return calls.of_thread(self).scheduler or self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        before = vars(self).get("_scheduler")
+        if scheduler is not None:
+            scheduler = for_latents(scheduler)
+        if scheduler is not None and before is not None:
+            warn_of_another_process(scheduler, before)
+            self.register_to_config(scheduler=_fetch_class_library_tuple(scheduler))
+        self._scheduler = scheduler
 
     @property
     def denoiser(self) -> TripDenoiser:
         """The two saved parts composed (`trip.denoiser`); it holds no weights of its own."""
         unet = getattr(self.unet, "_orig_mod", self.unet)
         return TripDenoiser(PerFrameText(self.unet) if isinstance(unet, UNetMotionModel) else self.unet, self.fusion)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels of a side of one latent; 8 without an autoencoder."""
+        return 8 if self.vae is None else codec_of(self.vae).spatial_factor
 
     @property
     def max_num_frames(self) -> int | None:
@@ -205,6 +286,7 @@ class TripPipeline(DiffusionPipeline):
     @property
     def max_text_tokens(self) -> int:
         """Tokens a prompt is padded to, and may have at most."""
+        assert self.tokenizer is not None and self.text_encoder is not None  # check_prompts
         positions = getattr(self.text_encoder.config, "max_position_embeddings", None) or 10**9
         return self.config["max_text_length"] or min(self.tokenizer.model_max_length, positions)
 
@@ -221,43 +303,38 @@ class TripPipeline(DiffusionPipeline):
 
     def check_inputs(
         self,
-        batch: "Batch",
+        batch: Batch,
         height: int,
         width: int,
         num_frames: int,
-        num_inference_steps: int = 1,
         num_videos_per_prompt: int = 1,
-        guidance_scale: float | Tensor = 1.0,
-        image_guidance_scale: float = 1.0,
-        generator: sampler.Generator = None,
-        output_type: str = "pil",
-        callback_on_step_end_tensor_inputs: Sequence[str] = (),
-        latents: Clip | None = None,
-        reference_latents: Clip | None = None,
+        guidance: Guidance | None = None,
+        generator: Any = None,
+        latents: Any = None,
+        reference_latents: Any = None,
     ) -> None:
-        """Raise ValueError, one line with value, rule and remedy, for what cannot be generated."""
+        """Raise ValueError, one line with value, rule and remedy, for what does not fit the model or each other."""
         batch.check()
-        counts = {
-            "num_frames": num_frames,
-            "num_inference_steps": num_inference_steps,
-            "num_videos_per_prompt": num_videos_per_prompt,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} (={value}) must be at least 1; raise it")
-        clips = batch.size * num_videos_per_prompt
+        clips, guidance = batch.size * num_videos_per_prompt, guidance or Guidance()
         self.check_size(height, width, num_frames)
-        self.check_prompts([*batch.prompts, *batch.negative_prompts])
-        self.check_guidance(guidance_scale, image_guidance_scale, num_frames)
+        self.check_prompts([*batch.prompts, *batch.negative_prompts] if guidance.needs_null_text else batch.prompts)
+        encoded = bool(batch.prompts) or (guidance.needs_null_text and bool(batch.negative_prompts))
+        width_of_text = self.unet.config.get("cross_attention_dim")
+        batch.check_features(
+            self.max_text_tokens if encoded else None, width_of_text if isinstance(width_of_text, int) else None
+        )
+        self.check_guidance(guidance.scale, guidance.image_scale, num_frames)
         size = (height // self.vae_scale_factor, width // self.vae_scale_factor)
-        self.check_latents("latents", latents, {clips}, {num_frames}, size)
-        self.check_latents("reference_latents", reference_latents, {1, batch.size, clips}, {1, num_frames}, size)
-        if isinstance(generator, list) and len(generator) != clips:
-            raise ValueError(f"{len(generator)} generators do not match {clips} clips; give one, or one a clip")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type (={output_type!r}) is unknown; choose one of {OUTPUT_TYPES}")
-        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            raise ValueError(f"callback tensors {unknown} are unknown; choose from {self._callback_tensor_inputs}")
+        channels = codec_of(self.vae).channels
+        check_latents("latents", latents, {clips}, {num_frames}, channels, size)
+        frames = {1, num_frames}
+        check_latents("reference_latents", reference_latents, {1, batch.size, clips}, frames, channels, size)
+        check_generator(generator, clips)
+
+    def check_parts(self) -> None:
+        """A clip needs all networks, even if prompts come as embeddings."""
+        if missing := [name for name in ("vae", "unet", "fusion", "scheduler") if getattr(self, name) is None]:
+            raise ValueError(f"this pipeline has no {', '.join(missing)}; load the model whole to make clips")
 
     def check_size(self, height: int, width: int, num_frames: int) -> None:
         """Height and width must be multiples of the VAE's factor, the frames within the model's limit."""
@@ -276,9 +353,7 @@ class TripPipeline(DiffusionPipeline):
         if prompts and (self.text_encoder is None or self.tokenizer is None):
             raise ValueError("this pipeline has no text encoder; pass prompt_embeds and negative_prompt_embeds")
         for prompt in prompts:
-            if not isinstance(prompt, str):
-                raise ValueError(f"prompt (={prompt!r}) must be a text; pass a str or a list of them")
-            tokens, limit = len(self.tokenizer(prompt, verbose=False).input_ids), self.max_text_tokens
+            tokens, limit = count_tokens(self.tokenizer, prompt), self.max_text_tokens  # pyright: ignore
             if tokens > limit:
                 start = prompt[:40] + "..."
                 raise ValueError(f"prompt {start!r} has {tokens} tokens, over the limit of {limit}; shorten it")
@@ -294,45 +369,78 @@ class TripPipeline(DiffusionPipeline):
                 "image (concat='none'); leave it at 1"
             )
 
-    def check_latents(
-        self, name: str, latents: Clip | None, batches: set[int], frames: set[int], size: tuple[int, int]
-    ) -> None:
-        """Latents from outside must be finite and fit the clip."""
-        if latents is None:
-            return
-        b, c, f, *rest = latents.shape
-        channels = self.vae.config["latent_channels"]
-        if b not in batches or f not in frames or (c, *rest) != (channels, *size):
-            raise ValueError(
-                f"{name} has shape {tuple(latents.shape)}; expected b c f h w with b in {sorted(batches)}, "
-                f"f in {sorted(frames)} and (c, h, w) = {(channels, *size)}"
-            )
-        require_finite(latents, name, remedy="check how they were computed")
+    def check_callback(self, callback: Any, names: Any) -> list[str]:
+        """The tensors that a callback is given; one of diffusers' callback objects says itself."""
+        if callback is not None and not callable(callback):
+            raise ValueError(f"callback_on_step_end (={shown(callback)}) must be a function; pass one, or None")
+        objects = callback.callbacks if isinstance(callback, MultiPipelineCallbacks) else [callback]
+        if any(isinstance(each, IPAdapterScaleCutoffCallback) for each in objects):
+            raise ValueError("IPAdapterScaleCutoffCallback needs an IP adapter, which this pipeline has not; leave it")
+        if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
+            names = callback.tensor_inputs
+        names = [names] if isinstance(names, str) else list(names or ())
+        if unknown := [name for name in names if name not in self._callback_tensor_inputs]:
+            raise ValueError(f"callback tensors {unknown} are unknown; choose from {self._callback_tensor_inputs}")
+        return names
 
     # ------------------------------------------------------------------------------------------------- encode
 
+    @no_type_check
     def encode_prompt(
-        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = ()
-    ) -> tuple[Float[Tensor, "b n d"] | None, Float[Tensor, "k n d"] | None]:
-        """Text features of prompts and negative prompts, in one pass over the distinct texts."""
-        groups = as_list(prompt), as_list(negative_prompt)
-        texts = list(dict.fromkeys([*groups[0], *groups[1]]))
-        if not texts:
-            return None, None
-        length, zero_padding = self.max_text_tokens, self.config["zero_text_padding"]
-        device = self._execution_device
-        features = encode_text(self.tokenizer, self.text_encoder, texts, length, zero_padding, device)
-        positive, negative = (features[[texts.index(p) for p in group]] if group else None for group in groups)
-        return positive, negative
+        self,
+        prompt: str | list[str] | None,
+        device: torch.device | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | list[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        lora_scale: float | None = None,
+        clip_skip: int | None = None,
+        num_videos_per_prompt: int | None = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Text features (b, n, d) of prompts and negative prompts, in one pass over the distinct texts.
 
-    def _text_states(self, batch: "Batch", clips: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Text features of every clip, and those of its negative prompt if guidance needs them."""
-        embeds, null_embeds = self.encode_prompt(batch.prompts, batch.negative_prompts)
-        embeds = batch.prompt_embeds if embeds is None else embeds
-        null_embeds = batch.negative_prompt_embeds if null_embeds is None else null_embeds
-        assert embeds is not None  # Batch.check
-        null_embeds = None if null_embeds is None else one_per_clip(null_embeds, clips, device)
-        return one_per_clip(embeds, clips, device), null_embeds
+        Args:
+            do_classifier_free_guidance: False leaves out the negative prompt, whose features are then None.
+            negative_prompt: None is the empty text.
+            num_images_per_prompt: copies of every text, one after the other; `num_videos_per_prompt` is the same.
+            prompt_embeds, negative_prompt_embeds: features in place of texts.
+            lora_scale: strength of the text encoder's LoRA. clip_skip: last layers left out.
+
+        Raises:
+            ValueError: other types, or texts for a pipeline without text encoder.
+        """
+        copies = whole("num_images_per_prompt", num_videos_per_prompt or num_images_per_prompt)
+        prompts = as_texts("prompt", prompt) if prompt_embeds is None else []
+        if not do_classifier_free_guidance or negative_prompt_embeds is not None:
+            negatives = []
+        else:
+            negatives = as_texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
+        prompt_embeds = as_features("prompt_embeds", prompt_embeds)
+        negative_prompt_embeds = as_features("negative_prompt_embeds", negative_prompt_embeds)
+        device = device_of(device) if device is not None else self._execution_device
+        if texts := list(dict.fromkeys([*prompts, *negatives])):
+            if self.text_encoder is None or self.tokenizer is None:
+                self.check_prompts(texts)
+            length, zero_padding = self.max_text_tokens, self.config["zero_text_padding"]
+            with self.lora_scaled(lora_scale):
+                features = encode_text(
+                    self.tokenizer, self.text_encoder, texts, length, zero_padding, device, clip_skip or 0
+                )
+            prompt_embeds = features[[texts.index(p) for p in prompts]] if prompts else prompt_embeds
+            negative_prompt_embeds = (
+                features[[texts.index(p) for p in negatives]] if negatives else negative_prompt_embeds
+            )
+        if prompt_embeds is None and negative_prompt_embeds is None:
+            raise ValueError("prompt (=None) is missing; pass a text, or prompt_embeds")
+        count = max(len(each) for each in (prompt_embeds, negative_prompt_embeds) if each is not None) * copies
+        prompt_embeds = None if prompt_embeds is None else one_per_clip(prompt_embeds, count, device)
+        if not do_classifier_free_guidance:
+            negative_prompt_embeds = None
+        elif negative_prompt_embeds is not None:
+            negative_prompt_embeds = one_per_clip(negative_prompt_embeds, count, device)
+        return prompt_embeds, negative_prompt_embeds
 
     def encode_image(self, pixels: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c 1 h w"]:
         """Latents of stills in [-1, 1], scaled as the network sees them; the mode of the VAE's posterior.
@@ -340,12 +448,9 @@ class TripPipeline(DiffusionPipeline):
         Raises:
             ValueError: if they are not finite (a VAE that overflows in float16).
         """
-        encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        scale, shift = self._latent_scaling()
-        latents = (latents.float() - shift) * scale
+        latents = codec_of(self.vae).encode(pixels.to(self._execution_device).unsqueeze(2))
         require_finite(latents, "the image's latents")
-        return latents.unsqueeze(2)
+        return latents
 
     def prepare_latents(
         self,
@@ -361,38 +466,74 @@ class TripPipeline(DiffusionPipeline):
         one = (1, *shape[1:])
         return torch.cat([randn_tensor(one, generator=g, device=device, dtype=torch.float32) for g in generators])
 
-    # ------------------------------------------------------------------------------------------------- decode
-
     def decode_latents(self, latents: Clip, decode_chunk_size: int | None = None) -> Float[Tensor, "b 3 f H W"]:
         """Frames in [-1, 1], float32; `decode_chunk_size` at once, by default those of one clip."""
-        scale, shift = self._latent_scaling()
-        stills = rearrange(latents, "b c f h w -> (b f) c h w") / scale + shift
-        chunks = stills.to(self.vae.dtype).split(decode_chunk_size or latents.shape[2])
-        frames = torch.cat([self.vae.decode(chunk).sample.float() for chunk in chunks])
-        return rearrange(frames, "(b f) c h w -> b c f h w", f=latents.shape[2])
+        return codec_of(self.vae).decode(latents, decode_chunk_size)
 
-    def _latent_scaling(self) -> tuple[float, float]:
-        """(scaling_factor, shift_factor) of the VAE; 1 and 0 for an AutoencoderTiny."""
-        return self.vae.config.get("scaling_factor") or 1.0, self.vae.config.get("shift_factor") or 0.0
+    # ------------------------------------------------------------------------------- what a running call shows
 
-    # --------------------------------------------------------------------------------------------------- call
+    @property
+    def guidance_scale(self) -> Any:
+        """Text guidance of the running or last call; set `pipe._guidance_scale` in a callback to change it."""
+        return calls.of_thread(self).guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the next step evaluates the negative prompt; a scale up to 1, set in a callback, turns it off."""
+        call = calls.of_thread(self)
+        scale = torch.as_tensor(1.0 if call.guidance_scale is None else call.guidance_scale)
+        return bool((scale > 1).any() if call.changed else (scale != 1).any())
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the current or last call."""
-        return self._num_timesteps
+        """Steps of the running or last call."""
+        return calls.of_thread(self).num_timesteps
 
     @property
     def interrupt(self) -> bool:
-        """Set `pipe._interrupt = True` in a callback to stop after the current step."""
-        return self._interrupt
+        """Set `pipe._interrupt = True` to stop after the current step; from another thread, it stops all calls."""
+        return calls.of_thread(self).interrupt
 
+    @property
+    def cross_attention_kwargs(self) -> dict[str, Any] | None:
+        """Of the running or last call."""
+        return calls.of_thread(self).cross_attention_kwargs
+
+    @property
+    def clip_skip(self) -> int | None:
+        """Of the running or last call."""
+        return calls.of_thread(self).clip_skip
+
+    @property
+    def _guidance_scale(self) -> Any:
+        return self.guidance_scale
+
+    @_guidance_scale.setter
+    def _guidance_scale(self, scale: Any) -> None:
+        call = calls.of_thread(self)
+        call.guidance_scale, call.changed = scale_of_frames("guidance_scale", scale), True
+
+    @property
+    def _num_timesteps(self) -> int:
+        return self.num_timesteps
+
+    @property
+    def _interrupt(self) -> bool:
+        return self.interrupt
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        calls.interrupt(self, bool(value))
+
+    # --------------------------------------------------------------------------------------------------- call
+
+    @no_type_check  # arguments of every type are answered by the checks
     @torch.no_grad()
     def __call__(
         self,
         image: ImageInput,
         prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] = "",
+        negative_prompt: str | list[str] | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -416,14 +557,18 @@ class TripPipeline(DiffusionPipeline):
         decode_chunk_size: int | None = None,
         guidance_interval: Interval = ALWAYS,
         guidance_every: int = 1,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
     ) -> TripPipelineOutput | tuple[Any]:
         """Animate stills.
 
         Args:
-            image: PIL images, tensors (3, H, W) or (b, 3, H, W) in [0, 1], or a list; one
-                for all prompts or one each.
+            image: PIL images of any mode, tensors (3, H, W) or (b, 3, H, W), arrays (H, W, 3) or (b, H, W, 3), or a
+                list; one for all prompts or one each. Floats are in [0, 1], or all of them in [-1, 1].
             prompt: what happens; one for all images or one each. None with `prompt_embeds`.
-            negative_prompt: what guidance leads away from.
+            negative_prompt: what guidance leads away from; None is the empty text.
             num_frames: by default the model's longest clip, or 16.
             height, width: of the clip in pixels, multiples of the VAE's factor; images are resized to cover
                 it and cut centrally. By default the model's own, or the image's if the model records none.
@@ -439,88 +584,98 @@ class TripPipeline(DiffusionPipeline):
             reference_latents: clean latents b c (1|f) h w for the prior, in place of the image's: keyframes,
                 a warped or a last observed frame.
             prompt_embeds, negative_prompt_embeds: text features in place of prompts.
-            eta: noise level of DDIM.
+            eta: noise level of DDIM, 0 to 1.
             exact_first_frame: the first frame is the VAE's reconstruction of the reference's, exactly.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False returns the tuple `(frames,)`.
-            callback_on_step_end: ``callback(pipe, step, timestep, tensors)``; may return new "latents".
+            callback_on_step_end: ``callback(pipe, step, timestep, tensors)``, or a callback object of diffusers; may
+                return any of its tensors anew: features and `pipe._guidance_scale` act from the next step on, and with
+                new `denoised_latents`, the estimate of z_0, the step is made again.
             callback_on_step_end_tensor_inputs: the tensors it receives, of `_callback_tensor_inputs`.
             decode_chunk_size: frames decoded at once, by default those of one clip.
             guidance_interval: (low, high) of the schedule, 1 noise, 0 the clip, in which guidance acts; a step outside
                 it costs half.
             guidance_every: in it, evaluate the network without the prompt in every n-th step only, and keep what it
                 changed in between (see `trip.guidance.Guidance`).
+            timesteps, sigmas: the schedule in place of `num_inference_steps`, for schedulers that take one.
+            cross_attention_kwargs: {"scale": s} multiplies the strength of loaded LoRA.
+            clip_skip: last layers of the text encoder left out.
 
         Raises:
             ValueError: arguments that do not fit the model or each other; latents that became NaN.
         """
         # check
-        default = self.config["default_guidance_scale"]
-        scale = torch.as_tensor(default if guidance_scale is None else guidance_scale, dtype=torch.float32)
-        guidance_scale = scale if scale.ndim else float(scale)
+        self.check_parts()
+        if guidance_scale is None:
+            guidance_scale = self.config["default_guidance_scale"]
         guidance = Guidance(
-            scale=guidance_scale,
-            image_scale=image_guidance_scale,
-            rescale=guidance_rescale,
-            interval=guidance_interval,
-            every=guidance_every,
+            scale=scale_of_frames("guidance_scale", guidance_scale),
+            image_scale=real("image_guidance_scale", image_guidance_scale),
+            rescale=real("guidance_rescale", guidance_rescale, 0, 1),
+            interval=interval_of("guidance_interval", guidance_interval),
+            every=whole("guidance_every", guidance_every),
         )
-        negative = negative_prompt if guidance.needs_null_text else ()
-        batch = Batch.of(image, prompt, negative, prompt_embeds, negative_prompt_embeds)
+        batch = Batch.of(image, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         height, width = self._size(batch.images, height, width)
-        num_frames = self.max_num_frames or 16 if num_frames is None else num_frames
-        self.check_inputs(
-            batch,
-            height,
-            width,
-            num_frames,
-            num_inference_steps,
-            num_videos_per_prompt,
-            guidance_scale,
-            image_guidance_scale,
-            generator,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-            latents=latents,
-            reference_latents=reference_latents,
+        num_frames = whole("num_frames", self.max_num_frames or 16 if num_frames is None else num_frames)
+        copies = whole("num_videos_per_prompt", num_videos_per_prompt)
+        steps = whole("num_inference_steps", num_inference_steps, most=MOST_STEPS)
+        clip_skip = None if clip_skip is None else whole("clip_skip", clip_skip, least=0)
+        decode_chunk_size = None if decode_chunk_size is None else whole("decode_chunk_size", decode_chunk_size)
+        motion_strength, eta = real("motion_strength", motion_strength), real("eta", eta, 0, 1)
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type (={shown(output_type)}) is unknown; choose one of {OUTPUT_TYPES}")
+        names = self.check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        lora_scale = scale_of_lora(cross_attention_kwargs)
+        self.check_inputs(batch, height, width, num_frames, copies, guidance, generator, latents, reference_latents)
+        schedule = own_schedule(timesteps, sigmas)
+        scheduler = copy.deepcopy(for_latents(self._scheduler))
+        num_timesteps = rehearse(scheduler, steps, codec_of(self.vae).channels, schedule, eta)
+        call = calls.Call(
+            guidance_scale=guidance.scale,
+            num_timesteps=num_timesteps,
+            cross_attention_kwargs=cross_attention_kwargs,
+            clip_skip=clip_skip,
+            scheduler=scheduler,
         )
 
-        # encode: every text and image once, then one copy a clip
-        device, clips = self._execution_device, batch.size * num_videos_per_prompt
-        embeds, null_embeds = self._text_states(batch, clips, device)
-        image_latents = self.encode_image(torch.cat([to_pixels(i, height, width) for i in batch.images]))
-        reference = image_latents if reference_latents is None else reference_latents.float()
-        image_latents, reference = (one_per_clip(z, clips, device) for z in (image_latents, reference))
-        shape = (clips, image_latents.shape[1], num_frames, *image_latents.shape[3:])
-        latents = self.prepare_latents(shape, generator, device, latents)
+        with calls.turn(self), calls.running(self, call), self.lora_scaled(lora_scale):
+            # encode: every text and image once, then one copy a clip
+            device, clips = self._execution_device, batch.size * copies
+            embeds, null_embeds = self._text_states(batch, clips, device, guidance.needs_null_text, clip_skip)
+            image_latents = self.encode_image(torch.cat([to_pixels(i, height, width) for i in batch.images]))
+            reference = image_latents if reference_latents is None else reference_latents.float()
+            image_latents, reference = (one_per_clip(z, clips, device) for z in (image_latents, reference))
+            shape = (clips, image_latents.shape[1], num_frames, *image_latents.shape[3:])
+            latents = self.prepare_latents(shape, generator, device, latents)
 
-        # sample
-        self._interrupt = False
-        self._num_timesteps = len(set_timesteps(self.scheduler, num_inference_steps, device))
-        condition = Condition(
-            reference=reference,
-            pinned=first_frame(num_frames, device) if exact_first_frame else None,
-            image=image_latents,
-            text=embeds,
-            null_text=null_embeds,
-        )
-        steps = sampler.sample(
-            self.denoiser,
-            self.scheduler,
-            latents,
-            condition,
-            steps=num_inference_steps,
-            guidance=guidance,
-            motion_strength=motion_strength,
-            generator=generator,
-            eta=eta,
-        )
-        texts = {"prompt_embeds": embeds, "negative_prompt_embeds": null_embeds}
-        latents = self._follow(steps, callback_on_step_end, callback_on_step_end_tensor_inputs, texts)
-        require_finite(latents, "the sampled latents")
+            # sample
+            condition = Condition(
+                reference=reference,
+                pinned=first_frame(num_frames, device) if exact_first_frame else None,
+                image=image_latents,
+                text=embeds,
+                null_text=null_embeds,
+            )
+            made = sampler.sample(
+                self.denoiser,
+                scheduler,
+                latents,
+                condition,
+                steps=steps,
+                guidance=guidance,
+                motion_strength=motion_strength,
+                generator=generator,
+                eta=eta,
+                schedule=schedule,
+                revised="denoised_latents" in names,
+            )
+            null_text = partial(self._null_text, batch, embeds, clip_skip)
+            latents = self._follow(made, call, callback_on_step_end, names, null_text)
+            require_finite(latents, "the sampled latents")
 
-        # decode
-        frames = latents if output_type == "latent" else self.decode_latents(latents, decode_chunk_size)
+            # decode
+            frames = latents if output_type == "latent" else self.decode_latents(latents, decode_chunk_size)
         if output_type != "latent":
             frames = self.video_processor.postprocess_video(frames, output_type=output_type)
         self.maybe_free_model_hooks()
@@ -529,199 +684,104 @@ class TripPipeline(DiffusionPipeline):
     def _follow(
         self,
         steps: Iterable[sampler.SamplerStep],
+        call: calls.Call,
         callback: Callable[..., dict[str, Any] | None] | None,
         names: Sequence[str],
-        texts: Mapping[str, Tensor | None],
+        null_text: Callable[[], Tensor],
     ) -> Clip:
         """Run the sampler with progress bar and callback, and return the last step's latents."""
         latents = None
-        with self.progress_bar(total=self._num_timesteps) as bar:  # pyright: ignore[reportCallIssue]
+        with self.progress_bar(total=call.num_timesteps) as bar:  # pyright: ignore[reportCallIssue]
             for step in steps:
                 if callback is not None:
-                    tensors = {"latents": step.z_t, "denoised_latents": step.x0_hat, **texts}
-                    chosen = {name: tensors[name] for name in names}
-                    step.z_t = (callback(self, step.index, step.timestep, chosen) or {}).get("latents", step.z_t)
+                    self._call_back(step, call, callback, names, null_text)
                 latents = step.z_t
                 bar.update()
-                if self.interrupt:
+                if call.interrupt:
                     break
-        assert latents is not None  # check_inputs: at least one step
+        assert latents is not None  # at least one step
         return latents
 
-    def _size(self, images: Sequence[Image.Image | Tensor], height: int | None, width: int | None) -> tuple[int, int]:
+    def _call_back(
+        self,
+        step: sampler.SamplerStep,
+        call: calls.Call,
+        callback: Callable[..., dict[str, Any] | None],
+        names: Sequence[str],
+        null_text: Callable[[], Tensor],
+    ) -> None:
+        """Give a step to the callback and take over what it changed, in place or by returning it."""
+        old = {
+            "latents": step.z_t,
+            "denoised_latents": step.x0_hat,
+            "prompt_embeds": step.condition.text,
+            "negative_prompt_embeds": step.condition.null_text,
+        }
+        given = {name: old[name] if old[name] is None else old[name].clone() for name in names}
+        returned = callback(self, step.index, step.timestep, dict(given)) or {}
+        new = {name: same_shape(name, returned.get(name, given.get(name)), tensor) for name, tensor in old.items()}
+        if new["denoised_latents"] is not None:
+            step.z_t = step.remake(new["denoised_latents"])
+        if new["latents"] is not None:
+            step.z_t = new["latents"]
+        texts = {"text": new["prompt_embeds"], "null_text": new["negative_prompt_embeds"]}
+        if call.changed:
+            scale = call.guidance_scale if self.do_classifier_free_guidance else 1.0
+            self.check_guidance(scale, step.guidance.image_scale, step.z_t.shape[2])
+            step.guidance = replace(step.guidance, scale=scale)
+            if step.guidance.needs_null_text and step.condition.null_text is None and texts["null_text"] is None:
+                texts["null_text"] = null_text()
+        step.condition = replace(step.condition, **{k: v for k, v in texts.items() if v is not None})
+
+    def _size(self, images: Sequence[Any], height: Any, width: Any) -> tuple[int, int]:
         """(height, width) of the clip in pixels: as asked, else the model's own, else the first image's."""
-        first = images[0]
-        own = (first.height, first.width) if isinstance(first, Image.Image) else (first.shape[-2], first.shape[-1])
-        default = self.default_size or own
-        return (default[0] if height is None else height), (default[1] if width is None else width)
+        default = self.default_size or size_of(images[0])
+        sides = (default[0] if height is None else height), (default[1] if width is None else width)
+        return whole("height", sides[0], least=0), whole("width", sides[1], least=0)
 
-
-# ------------------------------------------------------------------------------------------------- the inputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What a call animates: `size` pairs of an image and a text, each given once or `size` times."""
-
-    images: list[Image.Image | Tensor]
-    prompts: list[str]
-    negative_prompts: list[str]
-    prompt_embeds: Tensor | None = None
-    negative_prompt_embeds: Tensor | None = None
-
-    @classmethod
-    def of(cls, image, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds) -> "Batch":
-        """Lists of what `TripPipeline.__call__` was given; embeddings take the place of texts."""
-        return cls(
-            images=as_images(image),
-            prompts=as_list(prompt) if prompt_embeds is None else [],
-            negative_prompts=as_list(negative_prompt) if negative_prompt_embeds is None else [],
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
+    def _text_states(
+        self, batch: Batch, clips: int, device: torch.device, null: bool, clip_skip: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Text features of every clip, and those of its negative prompt if guidance needs them."""
+        embeds, null_embeds = self.encode_prompt(
+            batch.prompts,
+            device,
+            do_classifier_free_guidance=null,
+            negative_prompt=batch.negative_prompts,
+            prompt_embeds=batch.prompt_embeds,
+            negative_prompt_embeds=batch.negative_prompt_embeds,
+            clip_skip=clip_skip,
         )
+        null_embeds = None if null_embeds is None else one_per_clip(null_embeds, clips, device)
+        assert embeds is not None  # Batch.of
+        return one_per_clip(embeds, clips, device), null_embeds
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many of each were given."""
-        return {name: len(value) for name, value in vars(self).items() if value is not None}
-
-    @property
-    def size(self) -> int:
-        """Pairs of an image and a text."""
-        return max(self.counts.values())
-
-    def check(self) -> None:
-        """Raise ValueError unless every part was given once or `size` times and the images are images."""
-        if not self.prompts and self.prompt_embeds is None:
-            raise ValueError("prompt (=None) is missing; pass a text, or prompt_embeds")
-        for name, count in self.counts.items():
-            if count not in (0, 1, self.size):
-                raise ValueError(f"{count} {name} do not match {self.size} clips; give 1 or {self.size}")
-        for image in self.images:
-            if isinstance(image, Tensor) and not is_picture(image):
-                raise ValueError(
-                    f"image tensor of shape {tuple(image.shape)} and type {image.dtype} is no picture; pass "
-                    "floats in [0, 1], (3, H, W) or (b, 3, H, W)"
-                )
+    def _null_text(self, batch: Batch, embeds: Tensor, clip_skip: int | None) -> Tensor:
+        """Features of the negative prompts, for guidance that a callback has turned on."""
+        self.check_prompts(batch.negative_prompts)
+        _, null = self._text_states(batch, len(embeds), embeds.device, True, clip_skip)
+        assert null is not None  # Batch.of: there is a negative prompt, or features of one
+        if null.shape != embeds.shape:
+            raise ValueError(
+                f"negative prompt has shape {tuple(null.shape)}, prompt_embeds {tuple(embeds.shape)}; pass both"
+            )
+        return null.to(embeds)
 
 
-def as_list(value: Any) -> list:
-    """A list of one, or of the items; None is the empty list."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
+def settings_of(unet: Any, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said, else what the network's config says, else the defaults; and the network's config says it from now.
 
-
-def as_images(image: Any) -> list[Image.Image | Tensor]:
-    """Separate stills out of a PIL image, a tensor (3, H, W) or (b, 3, H, W), or a sequence of them."""
-    if isinstance(image, Image.Image) or (isinstance(image, Tensor) and image.ndim == 3):
-        return [image]
-    if isinstance(image, Tensor):
-        return list(image)
-    images = [still for item in image if isinstance(item, Image.Image | Tensor) for still in as_images(item)]
-    if not images or len(images) < len(image):
-        raise ValueError(f"image (={type(image).__name__}) must hold pictures; pass PIL images or tensors")
-    return images
-
-
-def is_picture(image: Tensor) -> bool:
-    """Whether a tensor is (3, H, W) with finite values in [0, 1]."""
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        return False
-    return bool(((image >= 0) & (image <= 1)).all())
-
-
-def to_pixels(image: Image.Image | Tensor, height: int, width: int) -> Float[Tensor, "1 3 H W"]:
-    """Resize a still so that it covers height x width, cut it centrally, and map it to [-1, 1]."""
-    if isinstance(image, Image.Image):
-        fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-        pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None].float() / 255
-    else:
-        pixels = cover(image[None].float().cpu(), height, width)
-    return pixels * 2 - 1
-
-
-def cover(pixels: Float[Tensor, "b 3 H W"], height: int, width: int) -> Float[Tensor, "b 3 h w"]:
-    """Resize by the larger of the two ratios and cut the middle."""
-    if pixels.shape[-2:] == (height, width):
-        return pixels
-    ratio = max(height / pixels.shape[-2], width / pixels.shape[-1])
-    size = [max(round(pixels.shape[-2] * ratio), height), max(round(pixels.shape[-1] * ratio), width)]
-    pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return pixels[..., top : top + height, left : left + width]
-
-
-def one_per_clip(tensor: Tensor, clips: int, device: torch.device) -> Tensor:
-    """Repeat the items of a batch, one after the other, until there are as many as clips."""
-    return tensor.to(device).repeat_interleave(clips // len(tensor), dim=0)
-
-
-def require_finite(latents: Tensor, name: str, remedy: str = "load the model with dtype=torch.float32") -> None:
-    """Raise ValueError if latents hold NaN or infinity."""
-    if not bool(latents.isfinite().all()):
-        raise ValueError(f"{name} have NaN or infinite values; {remedy}")
-
-
-# ---------------------------------------------------------------------------------------------- foreign parts
-
-
-class PerFrameText(nn.Module):
-    """`UNetMotionModel` as a backbone: it wants the text features once for every frame."""
-
-    def __init__(self, unet: nn.Module):
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, latents: Clip, timestep: Tensor, text: Float[Tensor, "b n d"]) -> Any:
-        """Call with b c f h w, (b,) and b n d."""
-        return self.unet(latents, timestep, text.repeat_interleave(latents.shape[2], dim=0))
-
-
-def source_components(
-    source: Any, load_options: dict[str, Any], takes: Sequence[str] = ("per-frame",)
-) -> dict[str, Any]:
-    """The components of a pipeline, given as itself, as a folder or hub id that `takes` names, or one by one."""
-    if isinstance(source, str | os.PathLike):
-        source = load_whole(DiffusionPipeline.from_pretrained, DiffusionPipeline, source, takes, load_options)
-    parts = source.components if isinstance(source, DiffusionPipeline) else source
-    if missing := [name for name in COMPONENTS if parts.get(name) is None]:
-        raise ValueError(f"the text-to-video model has no {', '.join(missing)}; pass a complete pipeline")
-    return dict(parts)
-
-
-def load_whole(
-    load: Callable[..., Any], kind: type[DiffusionPipeline], source: Any, takes: Sequence[str], options: dict[str, Any]
-) -> Any:
-    """`load(source, **options)` of a model that was looked through before, and whose weights are finite after."""
-    options = {"use_safetensors": True, **options}
-    check_class(source, takes)
-    where = f"model {shown(source)}"
-    parts = inspect.signature(kind.__init__).parameters if kind is TripPipeline else COMPONENTS
-    given = [name for name in parts if name in options]
-    with one_line(where):
-        folder = source if os.path.isdir(source) else kind.download(source, **options)
-    check_model(Path(folder), given, options.get("variant"))
-    with one_line(where):
-        pipeline = load(source, **options)
-    for name, part in pipeline.components.items():
-        if isinstance(part, nn.Module) and name not in given:
-            check_finite(part, name, where)
-    return pipeline
-
-
-def to_residual_unet(unet: UNet3DConditionModel) -> ResidualUNet3D:
-    """Our network with the same configuration and the same tensors, key for key."""
-    names = inspect.signature(ResidualUNet3D.__init__).parameters
-    with torch.device("meta"):
-        ours = ResidualUNet3D(**{name: value for name, value in unet.config.items() if name in names})
-    ours.load_state_dict(unet.state_dict(), strict=True, assign=True)
-    return ours.train(unet.training)
-
-
-def without_clipping(scheduler: Any) -> Any:
-    """The scheduler, or its copy with `clip_sample=False`: latents leave [-1, 1]."""
-    if not scheduler.config.get("clip_sample"):
-        return scheduler
-    logger.warning(f"{type(scheduler).__name__} clips samples to [-1, 1], which latents leave; using clip_sample=False")
-    return type(scheduler).from_config(scheduler.config, clip_sample=False)
+    Raises:
+        ValueError: a setting of the wrong type.
+    """
+    recorded = getattr(unet, "config", {}).get("_pipeline") or {}
+    settings = {
+        name: next((value for value in (said[name], recorded.get(name)) if value is not None), default)
+        for name, default in SETTINGS.items()
+    }
+    if settings["max_text_length"] is not None:
+        whole("max_text_length", settings["max_text_length"])
+    real("default_guidance_scale", settings["default_guidance_scale"])
+    if hasattr(unet, "register_to_config") and settings != (recorded or SETTINGS):
+        unet.register_to_config(_pipeline=settings)
+    return settings

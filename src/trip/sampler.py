@@ -4,9 +4,10 @@ The loop works on the estimate of z_0: guidance, motion strength and what is pin
 converted to the scheduler's own prediction type only to be handed to `scheduler.step`.
 """
 
-import inspect
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from trip.condition import Condition
 from trip.guidance import Guidance
-from trip.noise_prior import Clip, prediction_from_sample, scale_motion
-from trip.schedule import noised, prediction_type, scale_model_input, schedule_at, set_timesteps
+from trip.noise_prior import Clip, scale_motion
+from trip.schedule import accepted, for_latents, noised, scale_model_input, schedule_at, set_timesteps
+from trip.schedule import step as scheduler_step
 
 Generator = torch.Generator | list[torch.Generator] | None
 
@@ -31,6 +33,7 @@ class SamplerStep:
         z_t: latents after the step, in the scheduler's own scale, float32, b c f h w.
         x0_hat: the estimate of z_0 this step was made with.
         condition, guidance: those of the next step.
+        remake: ``remake(x0) -> z_t`` makes the step again from another estimate; only of a sampler that is `revised`.
     """
 
     index: int
@@ -39,6 +42,7 @@ class SamplerStep:
     x0_hat: Clip
     condition: Condition
     guidance: Guidance
+    remake: Callable[[Clip], Clip]
 
 
 def sample(
@@ -53,13 +57,16 @@ def sample(
     start: float = 1.0,
     generator: Generator = None,
     eta: float = 0.0,
+    schedule: Mapping[str, Sequence[float]] | None = None,
+    revised: bool = False,
 ) -> Iterator[SamplerStep]:
     """Denoise z_T step by step; the last step's `z_t` is the clip.
 
     Args:
         denoiser: ``denoiser(z_t, timestep, condition, signal, noise)`` returning an object whose `.sample` is the
             estimate of z_0, e.g. `trip.denoiser.TripDenoiser`.
-        scheduler: any scheduler that `trip.schedule` reads. Its timesteps are set here.
+        scheduler: any scheduler that `trip.schedule` reads. Its timesteps are set here. One that clips z_0 to the range
+            of pixels is replaced by a copy that does not.
         z_T: standard normal noise; it is multiplied by the scheduler's `init_noise_sigma` here.
         condition: what the clips are conditioned on; text and null text where guidance needs them.
         steps: of the whole schedule.
@@ -69,13 +76,15 @@ def sample(
             it are left out, and the clip starts from the reference, noised to where it begins.
         generator: for schedulers that add noise; a list gives each clip its own.
         eta: DDIM's noise level; ignored by schedulers without it.
+        schedule: `timesteps` or `sigmas` of one's own in place of the steps.
+        revised: the consumer may remake steps; takes a copy of the scheduler's state in each.
 
     Raises:
         ValueError: for a scheduler of none of the known kinds, or missing text features.
     """
-    guidance = guidance or Guidance()
-    timesteps = set_timesteps(scheduler, steps, z_T.device)
-    step_options = accepted(scheduler.step, generator=generator, eta=eta)
+    guidance, scheduler = guidance or Guidance(), for_latents(scheduler)
+    timesteps = set_timesteps(scheduler, steps, z_T.device, schedule)
+    options = accepted(scheduler.step, generator=generator, eta=eta)
     positions = [t / scheduler.config.get("num_train_timesteps", 1000) for t in timesteps.tolist()]
     z_t, first = noised(scheduler, z_T.float(), condition.reference, positions, start)
     change = None
@@ -87,15 +96,39 @@ def sample(
         x0 = denoiser(torch.cat([z_in] * len(plan.branches)), t, plan.condition(condition), signal, noise).sample
         x0, change = plan.combine(x0.float(), change, noise)
         x0 = condition.pin(scale_motion(x0, condition.reference, motion_strength))
-        output = prediction_from_sample(x0, z_in, signal, noise, prediction_type(scheduler))
-        z_t = scheduler.step(output, t, z_t, **step_options, return_dict=False)[0]
-        z_t = condition.pin(z_t) if index == len(timesteps) - 1 else z_t
-        step = SamplerStep(index, t, z_t, x0, condition, guidance)
+        pin = condition.pin if index == len(timesteps) - 1 else torch.Tensor.float
+        before = state(scheduler, generator) if revised else None
+        make = partial(made, scheduler, index, t, z_t, options, pin)
+        step = SamplerStep(
+            index, t, make(x0), x0, condition, guidance, partial(remade, make, scheduler, generator, before)
+        )
         yield step
         z_t, condition, guidance = step.z_t, step.condition, step.guidance
 
 
-def accepted(function: Any, **options: Any) -> dict[str, Any]:
-    """The options that `function` has a parameter for."""
-    names = inspect.signature(function).parameters
-    return {name: value for name, value in options.items() if name in names}
+def made(
+    scheduler: Any, index: int, t: torch.Tensor, z_t: Clip, options: Any, pin: Callable[[Clip], Clip], x0: Clip
+) -> Clip:
+    """z_t after a step with the estimate x0, pinned."""
+    return pin(scheduler_step(scheduler, index, t, x0, z_t, options))
+
+
+def remade(make: Callable[[Clip], Clip], scheduler: Any, generator: Generator, before: Any, x0: Clip) -> Clip:
+    """The step made again with another x0, from the state before it."""
+    assert before is not None, "tell the sampler that its steps are revised"
+    restore(scheduler, generator, before)
+    return make(x0)
+
+
+def state(scheduler: Any, generator: Generator) -> tuple[dict[str, Any], list[torch.Tensor]]:
+    """What a step changes: the scheduler's attributes, and the generators' states."""
+    generators = generator if isinstance(generator, list) else [generator]
+    return copy.deepcopy(vars(scheduler)), [g.get_state() for g in generators if g is not None]
+
+
+def restore(scheduler: Any, generator: Generator, before: tuple[dict[str, Any], list[torch.Tensor]]) -> None:
+    """Undo a step."""
+    vars(scheduler).update(before[0])
+    generators = generator if isinstance(generator, list) else [generator]
+    for each, kept in zip([g for g in generators if g is not None], before[1], strict=True):
+        each.set_state(kept)

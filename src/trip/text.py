@@ -1,5 +1,6 @@
 """Text features: any transformers encoder with `last_hidden_state`, and the small one of the bundled model."""
 
+import threading
 from importlib.resources import files
 
 import torch
@@ -11,15 +12,35 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from trip.loading import load_tokenizer, load_transformers
 from trip.models import SENTENCE_ENCODER
 
+TOKENIZING = threading.Lock()
+"""Held while a tokenizer works: the fast ones keep padding and truncation as state, and fail from two threads."""
+
+
+def sentence_encoder_folder() -> str:
+    """Where the installed package has all-MiniLM-L6-v2."""
+    return str(files(SENTENCE_ENCODER) / "model")
+
 
 def load_sentence_encoder() -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """(tokenizer, encoder) of all-MiniLM-L6-v2 out of the installed package; works offline."""
-    folder = str(files(SENTENCE_ENCODER) / "model")
+    folder = sentence_encoder_folder()
     tokenizer = load_tokenizer(folder, local_files_only=True)
     encoder = load_transformers(
         AutoModel, folder, part="text encoder", ignore=("pooler.",), local_files_only=True, add_pooling_layer=False
     )
     return tokenizer, encoder.eval().requires_grad_(False)
+
+
+def is_sentence_encoder(text_encoder: PreTrainedModel | None) -> bool:
+    """Whether it came from `load_sentence_encoder` and is as it was."""
+    name = getattr(text_encoder, "name_or_path", None)
+    return name == sentence_encoder_folder() and not getattr(text_encoder, "peft_config", None)
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Tokens of a text, those that mark its ends included."""
+    with TOKENIZING:
+        return len(tokenizer(text, verbose=False).input_ids)
 
 
 @torch.no_grad()
@@ -30,6 +51,7 @@ def encode_text(
     max_length: int,
     zero_padding: bool,
     device: torch.device | None = None,
+    skip: int = 0,
 ) -> Float[Tensor, "b n d"]:
     """Last hidden states of prompts cut and padded to `max_length` tokens.
 
@@ -37,12 +59,25 @@ def encode_text(
 
     With `zero_padding` the encoder does not attend to the padding and its features there are set to 0, so that the
     length of the padding does not matter; without it the padding is encoded like text, as Stable Diffusion does.
+    `skip` leaves out the last layers, as diffusers' `clip_skip`.
     """
     padding = "longest" if zero_padding else "max_length"
-    tokens = tokenizer(prompts, padding=padding, max_length=max_length, truncation=True, return_tensors="pt")
+    with TOKENIZING:
+        tokens = tokenizer(prompts, padding=padding, max_length=max_length, truncation=True, return_tensors="pt")
     tokens = tokens.to(device or text_encoder.device)
     if not zero_padding:
-        return text_encoder(tokens.input_ids).last_hidden_state
-    features = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        return _features(text_encoder, skip, tokens.input_ids)
+    features = _features(text_encoder, skip, tokens.input_ids, attention_mask=tokens.attention_mask)
     features = features * tokens.attention_mask[..., None].to(features)
     return F.pad(features, (0, 0, 0, max_length - features.shape[1]))
+
+
+def _features(text_encoder: PreTrainedModel, skip: int, ids: Tensor, **mask: Tensor) -> Float[Tensor, "b n d"]:
+    """The last hidden states, or those before the last `skip` layers, through the encoder's final norm if any."""
+    if not skip:
+        return text_encoder(ids, **mask).last_hidden_state
+    layers = text_encoder(ids, **mask, output_hidden_states=True).hidden_states
+    if skip >= len(layers):
+        raise ValueError(f"clip_skip (={skip}) leaves none of the encoder's {len(layers) - 1} layers; lower it")
+    norm = getattr(getattr(text_encoder, "text_model", text_encoder), "final_layer_norm", None)
+    return layers[-1 - skip] if norm is None else norm(layers[-1 - skip])

@@ -51,7 +51,7 @@ def test_a_data_set_is_cached_for_training(options, clips, model, capsys):
     }
     pipeline = TripPipeline.from_pretrained(model)
     prompts = [about["caption"] for about in found.descriptions]
-    features, empty = pipeline.encode_prompt(prompts, [""])
+    features, empty = pipeline.encode_prompt(prompts, negative_prompt=[""])
     assert_close(torch.stack([found.text(i) for i in range(3)]).float(), features, atol=2e-3, rtol=2e-3)
     assert_close(found.empty_text.float(), empty[0], atol=2e-3, rtol=2e-3)
     fault = json.loads((options.output / "faults.jsonl").read_text())

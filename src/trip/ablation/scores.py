@@ -81,7 +81,10 @@ def sample_errors(
     errors = np.empty((len(clips.latents), len(timesteps), clips.latents.shape[2]), np.float32)
     for start in range(0, len(clips.latents), batch_size):
         part = slice(start, start + batch_size)
-        z_0, text = clips.latents[part], pipeline.encode_prompt(clips.captions[part])[0]
+        z_0, text = (
+            clips.latents[part],
+            pipeline.encode_prompt(clips.captions[part], do_classifier_free_guidance=False)[0],
+        )
         for column, t in enumerate(timesteps):
             eps = torch.stack([fixed_noise(z_0[0].shape, start + row, t) for row in range(len(z_0))])
             estimate = estimate_at(pipeline, z_0, text, t, eps)

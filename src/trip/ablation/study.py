@@ -358,7 +358,7 @@ def training_free(blind: TripPipeline, config: TrainingConfig, clips: int = 32) 
     def examples():
         for position in range(clips):
             sample = order_[position]
-            text = blind.encode_prompt([sample.caption])[0]
+            text = blind.encode_prompt([sample.caption], do_classifier_free_guidance=False)[0]
 
             def estimate(z_t, t, signal, noise, text=text):
                 residual = blind.unet(z_t, t.expand(1), text).sample

@@ -151,7 +151,7 @@ def frame_size(pipeline: TripPipeline, picture: Image.Image, options: Calibrate)
 
 def network_estimate(pipeline: TripPipeline, prompt: str) -> Estimate:
     """The estimate of z_0 that the network alone makes, given a prompt."""
-    states, _ = pipeline.encode_prompt([prompt])
+    states, _ = pipeline.encode_prompt([prompt], do_classifier_free_guidance=False)
     denoiser, kind = pipeline.denoiser, pipeline.fusion.config["prediction_type"]
 
     def estimate(z_t, timestep, signal, noise):

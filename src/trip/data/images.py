@@ -203,7 +203,9 @@ def _upright(image: Image.Image, background: Colour) -> Image.Image:
         upright = Image.new("RGB", image.size)
         for top in range(0, height, rows):
             upright.paste(convert(image.crop((0, top, width, min(top + rows, height)))), (0, top))
-    return upright.transpose(turn) if turn is not None else upright
+    upright = upright.transpose(turn) if turn is not None else upright
+    upright.info.clear()  # orientation and profile are applied: given again, the picture stays as it is
+    return upright
 
 
 def _convert(image: Image.Image, *, background: Colour, levels: "_Levels", inverted_ink: bool) -> Image.Image:

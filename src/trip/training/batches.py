@@ -258,7 +258,7 @@ def encode(samples: list[Sample], pipeline: TripPipeline, device: torch.device) 
     cached = [sample.text for sample in samples if sample.text is not None]
     if len(cached) == len(samples):
         return Batch(latents, torch.stack(cached).to(device).float())
-    features, _ = pipeline.encode_prompt([sample.caption for sample in samples])
+    features, _ = pipeline.encode_prompt([sample.caption for sample in samples], do_classifier_free_guidance=False)
     assert features is not None
     return Batch(latents, features)
 

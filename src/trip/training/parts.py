@@ -23,11 +23,12 @@ from diffusers import UNet2DConditionModel, UNet3DConditionModel
 from torch import Tensor, nn
 
 from trip.fields import check_arguments, check_value
+from trip.foreign import source_components, to_residual_unet
 from trip.layers.inflation import fit
 from trip.loading import check_class, load_autoencoder
 from trip.models import BUNDLED_MODEL, bundled_model_path
 from trip.noise_fusion import FUSIONS, NoiseFusion
-from trip.pipeline import TripPipeline, source_components, to_residual_unet
+from trip.pipeline import TripPipeline
 from trip.residual_unet import ResidualUNet3D
 from trip.training.config import TrainingConfig
 from trip.training.schedule import make_scheduler

@@ -131,7 +131,7 @@ def warm_start_text(pipeline: TripPipeline, config: TrainingConfig) -> None:
         raise ValueError("warm_start_text needs unet.pooled_text_embedding=True; set it, or switch the warm start off")
 
     def features(captions: list[str]) -> Tensor:
-        states, _ = pipeline.encode_prompt(captions)
+        states, _ = pipeline.encode_prompt(captions, do_classifier_free_guidance=False)
         assert states is not None
         return states
 
