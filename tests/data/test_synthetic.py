@@ -1,6 +1,7 @@
 """Rendered clips move as their kind says: measured by dense optical flow on drawn photographs."""
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -239,3 +240,31 @@ def test_bad_folders_are_explained(tmp_path: Path) -> None:
     (tmp_path / "index.jsonl").write_text("")
     with pytest.raises(ValueError, match="0 photos"):
         SyntheticMotion(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"file": "../photos/p0.png"}, "line 1: .* leads out of"),
+        ({"file": "/etc/passwd"}, "line 1: .* leads out of"),
+        ({"file": "http://127.0.0.1/p.png"}, "line 1: .* is a URL"),
+        ({"file": "pipe.png"}, "pipe.png"),
+        ({"file": "none.png"}, "none.png"),
+        ({"file": "index.jsonl"}, "index.jsonl"),
+        ({"file": None}, "line 1 has no file"),
+        ({"file": "a\0b"}, "line 1: .*NUL"),
+        ({"caption": "\ud800"}, "line 1 has no caption"),
+        ({"name": ["x"]}, "line 1 has no name"),
+        ({"kind": "object", "file": "index.jsonl"}, "index.jsonl is no cut-out"),
+        ({"split": {}}, "line 1 has no split"),
+    ],
+)
+def test_an_index_of_somebody_else_is_one_line_and_leads_nowhere(tmp_path: Path, change: dict, words: str) -> None:
+    folder = prepared_folder(tmp_path)
+    os.mkfifo(folder / "pipe.png")
+    index = folder / "index.jsonl"
+    first, *others = index.read_text().splitlines()
+    index.write_text("\n".join([json.dumps(json.loads(first) | change), *others]))
+    with pytest.raises(ValueError, match=words) as caught:
+        SyntheticMotion(folder)
+    assert "\n" not in str(caught.value)

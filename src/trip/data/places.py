@@ -52,11 +52,9 @@ class Root:
         Raises:
             Outside: it leads out, by `..`, a link, or as an absolute path.
         """
-        try:
-            real = self._follow(str(path))
-        except ValueError:
-            raise Outside("its name holds a NUL character; correct it") from None
-        if not self._contains(real):
+        if "\0" in str(path):
+            raise Outside("its name holds a NUL character; correct it")
+        if not self._contains(self._follow(str(path))):
             raise Outside(
                 f"{printable(path)} leads out of {self.folder}; copy it there, or allow the folder with --root"
             )

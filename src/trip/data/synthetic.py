@@ -9,7 +9,6 @@ Directions (y points down): "pan_left" moves the content right, "tilt_up" moves 
 it, and "rotate_clockwise" turns it clockwise as seen.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,9 +17,18 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 from jaxtyping import Float32, UInt8
 
 from trip.data.captions import CAMERA_KINDS, EFFECT_KINDS, OPPOSITE, SPLITS, draw_caption
+from trip.data.images import load_image
+from trip.data.places import Outside, Root
+from trip.data.text import has_surrogates, open_regular, read_jsonl
+
+SMALLEST_PHOTO = 24
+"""Pixels of the short side."""
+LARGEST_CUTOUT = 4_000_000
+"""Pixels."""
 
 Frames = UInt8[np.ndarray, "f height width 3"]
 Image = UInt8[np.ndarray, "height width 3"]
@@ -126,7 +134,7 @@ class SceneBank:
         """Reads one split of a prepared folder, shrunk to what clips of `size` pixels can use.
 
         Raises:
-            ValueError: unknown split, no index in the folder, or nothing in the split.
+            ValueError: unknown split, no index in the folder, one that is wrong, or nothing in the split.
         """
         check_split(split)
         index = Path(folder) / "index.jsonl"
@@ -134,9 +142,11 @@ class SceneBank:
             raise ValueError(
                 f"{folder} has no index.jsonl; write one, or run `python -m lab.photographs {folder}` in the repository"
             )
-        rows = [row for row in map(json.loads, index.read_text(encoding="utf-8").splitlines()) if row["split"] == split]
-        photos = tuple(_load_photo(Path(folder), row, 5 * size) for row in rows if row["kind"] == "photo")
-        objects = tuple(_load_cutout(Path(folder), row) for row in rows if row["kind"] == "object")
+        root = Root(Path(folder))
+        rows = [_Row.of(number, row, root.check(index), root) for number, row in read_jsonl(root.check(index))]
+        rows = [row for row in rows if row.split == split]
+        photos = tuple(_load_photo(row, 5 * size) for row in rows if row.kind == "photo")
+        objects = tuple(_load_cutout(row) for row in rows if row.kind == "object")
         if not photos or not objects:
             raise ValueError(
                 f"{index} lists {len(photos)} photos and {len(objects)} objects for {split!r}; it needs both"
@@ -144,32 +154,55 @@ class SceneBank:
         return cls(photos, objects)
 
 
-def _read(path: Path, flags: int) -> np.ndarray:
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise ValueError(f"{path} is missing or not a picture; prepare the folder again")
-    return image
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A picture that an index names."""
+
+    kind: str
+    name: str
+    caption: str
+    file: str
+    split: str
+    path: Path
+
+    @classmethod
+    def of(cls, number: int, row: dict[str, Any], index: Path, root: Root) -> "_Row":
+        names = ("kind", "name", "caption", "file", "split")
+        if wrong := [name for name in names if not isinstance(row.get(name), str) or has_surrogates(row[name])]:
+            raise ValueError(f"{index} line {number} has no {wrong[0]} that is a text; prepare the folder again")
+        try:
+            return cls(**{name: row[name] for name in names}, path=root.locate(index.parent, row["file"]))
+        except Outside as error:
+            raise ValueError(f"{index} line {number}: {error}") from None
 
 
-def _load_photo(folder: Path, row: dict[str, Any], short_side: int) -> Photo:
-    image = _read(folder / row["file"], cv2.IMREAD_COLOR)
-    return make_photo(row["name"], row["caption"], cv2.cvtColor(image, cv2.COLOR_BGR2RGB), short_side)
+def _load_photo(row: _Row, short_side: int) -> Photo:
+    return make_photo(row.name, row.caption, np.asarray(load_image(row.path, min_side=SMALLEST_PHOTO)), short_side)
 
 
 def make_photo(name: str, caption: str, image: Image, short_side: int = 320) -> Photo:
     """Builds the levels of a photograph from an RGB array, its short side reduced to `short_side`."""
     scale = min(1.0, short_side / min(image.shape[:2]))
     levels = []
-    while min(image.shape[:2]) * scale >= 24:
+    while min(image.shape[:2]) * scale >= SMALLEST_PHOTO:
         size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
         levels.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         scale /= LEVEL_STEP
     return Photo(name, caption, tuple(levels))
 
 
-def _load_cutout(folder: Path, row: dict[str, Any]) -> Cutout:
-    image = _read(folder / row["file"], cv2.IMREAD_UNCHANGED)
-    return make_cutout(row["caption"], cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA))
+def _load_cutout(row: _Row) -> Cutout:
+    with open_regular(row.path) as file:
+        try:
+            picture = PIL.Image.open(file, formats=("PNG", "WEBP"))
+            if picture.width * picture.height > LARGEST_CUTOUT:
+                raise ValueError(f"{picture.width}x{picture.height} pixels are more than {LARGEST_CUTOUT}")
+            return make_cutout(row.caption, np.asarray(picture.convert("RGBA")))
+        except (OSError, SyntaxError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{row.path} is no cut-out that can be read ({reason}); prepare the folder again"
+            ) from None
 
 
 def make_cutout(name: str, rgba: UInt8[np.ndarray, "height width 4"]) -> Cutout:
