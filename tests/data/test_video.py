@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 from fractions import Fraction
 
 import av
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import trip.data.video as video
 from permissions import unprivileged
+from trip.data.images import load_image
 from trip.data.metadata import sidecar_path
 from trip.data.video import check_output, read_video, write_video
+from trip.files import sweep
 
 FILES = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp")
 NAMES = (*FILES, "frames/", "frames")
@@ -291,6 +294,60 @@ def test_phone_clips_are_turned_upright(tmp_path):
         ]
         raw = subprocess.run(command, capture_output=True, check=True).stdout
         assert psnr(frames, np.frombuffer(raw, np.uint8).reshape(frames.shape)) > 35
+
+
+PICTURES = {
+    "upright.png": (Image.fromarray(moving(1)[0]), {}),
+    "turned.jpg": (
+        Image.fromarray(moving(1)[0]),
+        {"quality": 95, "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0"},
+    ),
+    "hidden.png": (Image.new("RGBA", (64, 64), (9, 8, 7, 0)), {}),
+    "grey.png": (Image.fromarray(np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))), {}),
+    "palette.png": (Image.fromarray(moving(1)[0]).quantize(8), {"transparency": 3}),
+    "inks.jpg": (Image.new("CMYK", (64, 64), (0, 255, 255, 0)), {"quality": 95}),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_frames_in_a_folder_are_the_pictures_that_stills_are(tmp_path, name):
+    """Upright, on white, 16 bit scaled: what `load_image` makes of them."""
+    picture, options = PICTURES[name]
+    picture.save(tmp_path / name, **options)
+    (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7")  # what macOS leaves beside it
+    (frame,) = read_video(tmp_path).frames
+    np.testing.assert_array_equal(frame, np.asarray(load_image(tmp_path / name)))
+    if name == "hidden.png":
+        assert (frame == 255).all()
+    if name == "turned.jpg":
+        assert psnr(frame, np.rot90(moving(1)[0], -1)) > 30
+
+
+@pytest.mark.parametrize("fps", ["nan", "-1", "1e999", "fast", "0", ""])
+def test_a_senseless_rate_in_a_picture_is_no_rate(tmp_path, fps):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("fps", fps)
+    Image.new("RGB", (16, 16)).save(tmp_path / "frame_0.png", pnginfo=texts)
+    assert read_video(tmp_path).fps == 8
+
+
+def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
+    """What it left is swept by the next, and a link in the place of the clip is replaced, not followed."""
+    code = (
+        "import os, signal, sys, numpy as np; from trip.data.video import write_video\n"
+        "def frames():\n"
+        "    yield np.zeros((32, 32, 3), np.uint8)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_video(sys.argv[1], frames(), 8, {'seed': 1})\n"
+    )
+    for name in ("a.mp4", "frames/"):
+        subprocess.run([sys.executable, "-c", code, f"{tmp_path}/{name}"], check=False)
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "b.mp4").symlink_to("victim")
+    (tmp_path / "b.mp4.json").symlink_to("victim")
+    sweep(tmp_path)
+    write_video(tmp_path / "b.mp4", moving(2), 8, {"seed": 1})
+    assert left_in(tmp_path) == ["b.mp4", "b.mp4.json", "victim"] and (tmp_path / "victim").read_text() == "mine"
 
 
 def test_shared_clips(shared):

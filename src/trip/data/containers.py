@@ -73,14 +73,17 @@ STILLS = (b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 MAX_PIXELS = 8192 * 4320
 """Most pixels of a frame."""
 
-MAX_READ = 256 * 2**20
+ANIMATION_SHARE = 2
+"""Such a part of the pixels may a frame of GIF, PNG or WebP have, whose decoders keep several whole canvases."""
+
+MAX_READ = 128 * 2**20
 """Most bytes read for a header, a packet or a still."""
 
 MAX_SAMPLES = 5_000_000
 """Most frames and stretches of sound that the index of an mp4 may announce: a day at 50 frames a second."""
 
-MAX_FRAMES = 1_000_000
-"""Most frames of a clip: nine hours at 30 frames a second."""
+MAX_FRAMES, MAX_ANIMATED = 1_000_000, 20_000
+"""Most frames of a clip (nine hours at 30 frames a second), and of a GIF or APNG."""
 
 MAX_BOXES = 500_000
 """Most boxes of an mp4."""
@@ -124,10 +127,12 @@ class Clip(ABC):
     Attributes:
         rate: mean frames per second by the header; 0 where unknown.
         animated: of a format whose frames last as long as they like (GIF, APNG, WebP).
+        announced: number of frames by the header; 0 where unknown.
     """
 
     rate: float
     animated: bool
+    announced: int
 
     @abstractmethod
     def stamps(self) -> Iterator[tuple[float | None, float]]:
@@ -170,6 +175,7 @@ def open_video(
         if not head:
             raise Fault("empty", "0 bytes; make or copy it again")
         if announced := _announced_size(head):
+            max_pixels //= ANIMATION_SHARE
             _check_size(announced, max_pixels)
         if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
             yield _PillowClip(file, max_pixels, deadline, _webp_durations(file))
@@ -289,7 +295,7 @@ class _Watched:
 def _container(file: File, deadline: Deadline, max_pixels: int) -> Iterator[tuple[InputContainer, _Watched]]:
     """The file in FFmpeg's hands."""
     _check_boxes(file, deadline)
-    _check_trailer(file, deadline)
+    _check_trailer(file)
     file.seek(0)
     watched = _Watched(file, deadline)
     options = {
@@ -309,7 +315,7 @@ def _container(file: File, deadline: Deadline, max_pixels: int) -> Iterator[tupl
 
 def _decoder_limit(max_pixels: int) -> str:
     """For decoders, which count their padding; every frame is checked exactly."""
-    return str(2 * max_pixels + 65536)
+    return str(min(2 * max_pixels + 65536, 2**31 - 1))
 
 
 def read_tags(path: Path) -> dict[str, str]:
@@ -335,6 +341,8 @@ class _FFmpegClip(Clip):
         self._unit = float(self._stream.time_base or 0)
         self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         self.animated = container.format.name in ("gif", "apng")
+        self.announced = self._stream.frames
+        self._max_frames = MAX_ANIMATED if self.animated else MAX_FRAMES
         # Browsers take the pixels of animations for square, whatever these files say.
         self._aspect = 1.0 if self.animated else float(self._stream.sample_aspect_ratio or 1)
         self._decoder = self._chosen_decoder()
@@ -374,17 +382,17 @@ class _FFmpegClip(Clip):
                     raise Fault("truncated", f"damaged or cut off after {count} frames; make or copy it again")
                 if packet.size > 0 or packet.dts is not None:
                     count += 1
-                if count > MAX_FRAMES:
-                    raise Fault("too_large", f"more than {MAX_FRAMES:,} frames; cut the clip")
+                if count > self._max_frames:
+                    raise Fault("too_large", f"more than {self._max_frames:,} frames; cut the clip")
                 if packet.size and packet.pts is not None:
                     stamps.append(packet.pts * self._unit)
                 yield packet
         if not self._whole:
             return
-        if count < self._stream.frames or not count:
-            expected = max(self._stream.frames, 1)
+        if count < self.announced or not count:
+            expected = max(self.announced, 1)
             raise Fault("truncated", f"cut off, {count} of {expected} frames are there; copy it again")
-        if not self._stream.frames:
+        if not self.announced:
             self._check_end(np.unique(stamps))
 
     def _check_end(self, times: np.ndarray) -> None:
@@ -462,28 +470,35 @@ def _check_boxes(file: File, deadline: Deadline) -> None:
         position = end
 
 
-def _skip_table(file: File, flags: int) -> None:
-    """Pass over a GIF's table of colours."""
-    if flags & 0x80:
-        file.seek(3 << (flags & 7) + 1, os.SEEK_CUR)
-
-
-def _check_trailer(file: File, deadline: Deadline) -> None:
+def _check_trailer(file: File) -> None:
     """Refuse a GIF that is cut off, which FFmpeg takes for its end."""
     file.seek(0)
-    header = file.read(13)
-    if not header.startswith(b"GIF8") or len(header) < 13:
+    if not file.read(6).startswith(b"GIF8"):
         return
-    _skip_table(file, header[10])
-    while (kind := file.read(1)) in (b"!", b","):
-        deadline.left()
-        if kind == b",":
-            _skip_table(file, int.from_bytes(file.read(9)[8:], "big"))
-        file.read(1)
-        while length := int.from_bytes(file.read(1), "big"):
-            file.seek(length, os.SEEK_CUR)
-    if not kind:
+    file.seek(0)
+    content = file.read(MAX_READ)
+    if len(content) < MAX_READ and _gif_end(content) >= len(content):
         raise Fault("truncated", "cut off before its end; make or copy it again")
+
+
+def _gif_end(content: bytes) -> int:
+    """Where a GIF's blocks end: at its trailer, at damage, or beyond the content; or where there are too many."""
+
+    def table(flags: int) -> int:
+        return content[flags] & 0x80 and 3 << (content[flags] & 7) + 1
+
+    try:
+        at = 13 + table(10)
+        for _ in range(3 * MAX_ANIMATED):
+            if content[at] not in b"!,":
+                break
+            at += 2 if content[at] == ord("!") else 11 + table(at + 9)
+            while content[at]:
+                at += 1 + content[at]
+            at += 1
+        return at
+    except IndexError:
+        return len(content)
 
 
 # ------------------------------------------------------------------------------------------------------ Pillow
@@ -496,7 +511,7 @@ class _PillowClip(Clip):
         if file.seek(0, os.SEEK_END) > MAX_READ:
             raise Fault("too_large", f"a file of more than {MAX_READ >> 20} MiB; make it smaller")
         self._file, self._max_pixels, self._deadline, self._durations = file, max_pixels, deadline, durations
-        self.animated = len(durations) > 1
+        self.animated, self.announced = len(durations) > 1, len(durations)
         self.rate = len(durations) / sum(durations) if any(durations) else 0.0
 
     def stamps(self) -> Iterator[tuple[float | None, float]]:

@@ -8,17 +8,18 @@ High dynamic range. PQ and HLG say how bright a display shows a pixel. That ligh
 colours are brought into sRGB.
 """
 
+import threading
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any, cast
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import Colorspace, ColorTrc, Interpolation, VideoReformatter
 from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 
-from trip.data.images import lay_on
+from trip.data.images import BAND
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
@@ -52,12 +53,23 @@ def frame_to_rgb(frame: av.VideoFrame, aspect: float | int = 1.0) -> Frame:
         Unshowable: turned by an odd angle, pixels of an absurd shape, or a space of colours without a conversion.
     """
     turn, size = orientation(frame), display_size(frame, aspect)
-    picture = Image.fromarray(_coloured(frame))
-    if _has_alpha(frame):
-        picture = lay_on(picture, Image.fromarray(frame.to_ndarray(format="rgba", interpolation=CONVERSION)[..., 3]))
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    return np.ascontiguousarray(turn(np.asarray(picture)))
+    pixels = _coloured(frame)
+    if pixels.shape[2] == 4:
+        pixels = _on_white(pixels)
+    if size != (frame.width, frame.height):
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    return np.ascontiguousarray(turn(pixels))
+
+
+def _on_white(pixels: UInt8[np.ndarray, "H W 4"]) -> Frame:
+    """Lay straight alpha on white, in bands that bound the memory."""
+    laid, rows = pixels[..., :3].copy(), max(BAND // pixels.shape[1], 1)
+    for top in range(0, len(pixels), rows):
+        band = Image.fromarray(pixels[top : top + rows])
+        white = Image.new("RGB", band.size, "white")
+        white.paste(band, mask=band)
+        laid[top : top + rows] = np.asarray(white)
+    return laid
 
 
 # ---------------------------------------------------------------------------------------------------- geometry
@@ -105,7 +117,8 @@ def _has_alpha(frame: av.VideoFrame) -> bool:
     return frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components)
 
 
-def _coloured(frame: av.VideoFrame) -> Frame:
+def _coloured(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W c"]:
+    """Red, green, blue and, where it has one, alpha as stored."""
     if frame.colorspace not in CONVERTIBLE:
         raise Unshowable("has colours in a space that cannot be converted; convert the clip to BT.709")
     match frame.color_trc:
@@ -113,7 +126,8 @@ def _coloured(frame: av.VideoFrame) -> Frame:
             return tone_mapped(_coded(frame), hlg=False)
         case ColorTrc.ARIB_STD_B67:
             return tone_mapped(_coded(frame), hlg=True)
-    return _converted(frame, "rgb24", Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601)
+    pixel_format = "rgba" if _has_alpha(frame) else "rgb24"
+    return _converted(frame, pixel_format, Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601)
 
 
 def _coded(frame: av.VideoFrame) -> UInt16[np.ndarray, "H W 3"]:
@@ -124,7 +138,21 @@ def _coded(frame: av.VideoFrame) -> UInt16[np.ndarray, "H W 3"]:
 def _converted(frame: av.VideoFrame, pixel_format: str, guess: Colorspace) -> np.ndarray:
     untagged = frame.colorspace in AVCOL_SPC_UNSPECIFIED and not frame.format.is_rgb
     space = int(guess) if untagged else None
-    return frame.to_ndarray(format=pixel_format, interpolation=CONVERSION, src_colorspace=space)
+    return (
+        _reformatter(pixel_format)
+        .reformat(frame, format=pixel_format, interpolation=CONVERSION, src_colorspace=space, threads=1)
+        .to_ndarray()
+    )
+
+
+_cached = threading.local()
+
+
+def _reformatter(pixel_format: str) -> VideoReformatter:
+    """The thread's own, since making one takes longer than converting a small frame."""
+    if not hasattr(_cached, pixel_format):
+        setattr(_cached, pixel_format, VideoReformatter())
+    return getattr(_cached, pixel_format)
 
 
 # ------------------------------------------------------------------------------------------ high dynamic range
@@ -137,7 +165,7 @@ _TO_709 = np.array(
 
 def tone_mapped(coded: UInt16[np.ndarray, "H W 3"], hlg: bool) -> Frame:
     """PQ or HLG (BT.2100), 16 bit full range, as 8 bit sRGB."""
-    rows = max((1 << 20) // coded.shape[1], 1)
+    rows = max(BAND // 4 // coded.shape[1], 1)
     bands = (coded[top : top + rows] for top in range(0, len(coded), rows))
     return np.concatenate([_shown(_light(band, hlg)) for band in bands])
 

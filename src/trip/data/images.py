@@ -228,12 +228,7 @@ def _convert(image: Image.Image, *, background: Colour, levels: "_Levels", inver
     if image.mode not in ("RGB", "CMYK", "L"):
         image = image.convert("RGB")
     coloured = _to_srgb(image, profile).convert("RGB")
-    return coloured if mask is None else lay_on(coloured, mask, background)
-
-
-def lay_on(image: Image.Image, mask: Image.Image, background: Colour = WHITE) -> Image.Image:
-    """RGB over a colour; `mask` (L) is 255 where the picture covers it."""
-    return Image.composite(image, Image.new("RGB", image.size, background), mask)
+    return coloured if mask is None else Image.composite(coloured, Image.new("RGB", image.size, background), mask)
 
 
 def _of_colour(image: Image.Image, transparent: tuple[int, ...]) -> Image.Image:

@@ -3,8 +3,7 @@
 Colour. Frames are 8 bit sRGB. mp4 and webm hold 4:2:0 BT.709 in limited range and say so in their tags; how others'
 are read is in `trip.data.frames`.
 
-Nothing half-written. A clip is made under a hidden name beside its target and renamed in one step; an error
-or an interrupt removes it. An existing target is replaced only by a complete clip.
+Nothing half-written, by `trip.files`: an existing target is replaced only by a complete clip.
 
 Same frames, same settings, same bytes: encoders run with a fixed number of threads, containers hold no dates
 and no random identifiers.
@@ -13,14 +12,13 @@ and no random identifiers.
 import errno
 import math
 import os
-import secrets
-import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +34,7 @@ from trip.data.frames import CONVERSION, Frame
 from trip.data.images import load_image
 from trip.data.metadata import (
     EXIF_IMAGE_DESCRIPTION,
+    MAX_BYTES,
     TAG,
     Metadata,
     decode_metadata,
@@ -45,6 +44,7 @@ from trip.data.metadata import (
     sidecar_path,
 )
 from trip.data.text import open_regular
+from trip.files import atomic_path
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 
@@ -59,8 +59,8 @@ GIF_MAX_FPS = 50
 MAX_FRAMES = 10_000
 """Most frames read at once."""
 
-MAX_TOTAL_PIXELS = 200_000_000
-"""Most pixels read at once: 96 frames of 1920x1080 in 600 MB."""
+MAX_TOTAL_PIXELS = 150_000_000
+"""Most pixels read at once: 72 frames of 1920x1080 in 450 MB."""
 
 ENCODER_THREADS = 2
 AVCOL_SPC_BT709 = 1
@@ -119,27 +119,20 @@ def write_video(
     record = None if metadata is None else encode_metadata(metadata)
     sidecar = None if metadata is None else encode_metadata(metadata, indent=2)
     check_output(path)
-    token = secrets.token_hex(6)
-    temporary = target.with_name(f".trip-{token}")
-    temporary_sidecar = target.with_name(f".trip-{token}.json")
     # File names need not be UTF-8; the comment must be. The record itself keeps such names exactly.
     comment = None if metadata is None else reproduce_command(metadata).encode("utf-8", "replace").decode()
-    job = _Job(temporary, rate, record, comment, crf)
+    beside = sidecar_path(target)
     try:
-        _WRITERS[kind](job, _checked(frames, kind))
-        _sync(temporary)
-        if sidecar is not None:
-            temporary_sidecar.write_text(sidecar + "\n", encoding="ascii")
-            _sync(temporary_sidecar)
-        _publish(temporary, target)
-        _publish_sidecar(temporary_sidecar, target)
+        with atomic_path(beside) as temporary_sidecar, atomic_path(target) as temporary:
+            _WRITERS[kind](_Job(temporary, rate, record, comment, crf), _checked(frames, kind))
+            if sidecar is not None:
+                temporary_sidecar.write_text(sidecar + "\n", encoding="ascii")
+        if sidecar is None and _is_record(beside):
+            beside.unlink()
     except _SourceError as error:
         raise error.original from None
     except (OSError, av.FFmpegError) as error:
         raise _write_error(target, error) from error
-    finally:
-        _remove(temporary)
-        _remove(temporary_sidecar)
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
@@ -157,9 +150,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
             _check_folder(target)
         with suppress(FileNotFoundError):
             sidecar_path(target).lstat()  # a name that is too long fails here
-        probe = target.with_name(f".trip-{secrets.token_hex(6)}")
-        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        probe.unlink()
+        tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise _write_error(target, error) from error
 
@@ -264,8 +255,8 @@ def _encode(
     container_options: dict[str, str],
 ) -> None:
     first = next(frames)
-    path = str(job.path.absolute())
-    container = av.open(path, "w", format=container_format, container_options=container_options)
+    path = job.path.absolute()
+    container = av.open(f"file:{path}", "w", format=container_format, container_options=container_options)
     try:
         if job.record is not None and job.comment is not None:
             container.metadata.update({TAG: job.record, "comment": job.comment})
@@ -308,10 +299,13 @@ def _tag_colours(target: Any) -> None:
     target.color_trc = ColorTrc.BT709
 
 
-def _check_count(path: str, count: int) -> None:
+def _check_count(path: Path, count: int) -> None:
     """A disk that fills while the container is closed shows only here."""
-    with av.open(path, "r", metadata_errors="replace") as container:
-        found = sum(packet.size > 0 for packet in container.demux(video=0))
+    try:
+        with open_video(path, max_pixels=sys.maxsize) as clip:
+            found = sum(1 for _ in clip.stamps())
+    except Fault as fault:
+        raise OSError(errno.EIO, f"what arrived in the file is no clip: {fault}") from None
     if found != count:
         raise OSError(errno.EIO, f"only {found} of {count} frames arrived in the file")
 
@@ -375,9 +369,7 @@ def _write_png(job: _Job, frames: Iterator[Frame]) -> None:
     if job.record is not None:
         texts.add_text(TAG, job.record, zip=len(job.record) > 1000)
     for index, frame in enumerate(frames):
-        file = job.path / f"frame_{index:04d}.png"
-        Image.fromarray(frame).save(file, "PNG", pnginfo=texts)
-        _sync(file)
+        Image.fromarray(frame).save(job.path / f"frame_{index:04d}.png", "PNG", pnginfo=texts)
 
 
 _WRITERS: dict[str, Callable[[_Job, Iterator[Frame]], None]] = {
@@ -389,50 +381,17 @@ _WRITERS: dict[str, Callable[[_Job, Iterator[Frame]], None]] = {
 }
 
 
-def _sync(path: Path) -> None:
-    """Wait for the disk, so that a late write error is an error and a rename never precedes its data."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _publish(temporary: Path, target: Path) -> None:
-    if not (temporary.is_dir() and target.is_dir()):
-        os.replace(temporary, target)
-        return
-    earlier = temporary.with_name(temporary.name + ".old")  # a folder cannot be replaced in one step
-    os.replace(target, earlier)
-    try:
-        os.replace(temporary, target)
-    except BaseException:
-        os.replace(earlier, target)
-        raise
-    shutil.rmtree(earlier)
-
-
-def _publish_sidecar(temporary: Path, target: Path) -> None:
-    sidecar = sidecar_path(target)
-    if temporary.exists():
-        os.replace(temporary, sidecar)
-    elif sidecar.is_file() and _is_record(sidecar):
-        sidecar.unlink()
-
-
 def _is_record(sidecar: Path) -> bool:
+    """Whether a side-car is there that an earlier clip of this name left."""
     try:
-        return decode_metadata(sidecar.read_bytes()) is not None
+        with open_regular(sidecar) as file:
+            content = file.read(2 * MAX_BYTES)
     except ValueError:
+        return False
+    try:
+        return decode_metadata(content) is not None
+    except ValueError:  # of a later version
         return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
 
 
 _REMEDIES = {
@@ -519,30 +478,42 @@ class _Collected:
     def full(self) -> bool:
         return self._max_frames is not None and self.count >= self._max_frames
 
+    def like(self, frame: Frame) -> None:
+        """All frames must have this one's size."""
+        self._size = self._size or frame.shape[:2]
+
     def add(self, frame: Frame, name: object = None) -> None:
         """Append a frame.
 
         Raises:
             ValueError: of another size than the first, or beyond the limits.
         """
-        height, width = frame.shape[:2]
-        self._size = self._size or (height, width)
-        if (height, width) != self._size:
+        self.like(frame)
+        if frame.shape[:2] != self._size:
             what = (
                 f"differs in size at frame {self.count}" if name is None else f"differs in size from the first: {name}"
             )
             raise ValueError(f"{self._path} {what}; bring the frames to one size")
         self.count += 1
-        if self.count > MAX_FRAMES or self.count * width * height > self._max_total:
+        self.expect(self.count)
+        self._pixels += np.ascontiguousarray(frame).data.cast("B")
+
+    def room(self, count: int) -> bool:
+        """Whether so many frames like the first are within the limits."""
+        count = count if self._max_frames is None else min(count, self._max_frames)
+        return count <= MAX_FRAMES and count * math.prod(self._size or (0, 0)) <= self._max_total
+
+    def expect(self, count: int) -> None:
+        """Refuse a clip of so many frames like the first before they are decoded.
+
+        Raises:
+            ValueError: beyond the limits.
+        """
+        if not self.room(count):
+            height, width = self._size or (0, 0)
             most = min(MAX_FRAMES, self._max_total // (width * height))
             limit = f"more than {most:,} frames of {width}x{height}, the most that are read at once"
             raise ValueError(f"{self._path} has {limit}; pass a smaller max_frames, or cut or shrink the clip")
-        self._pixels += np.ascontiguousarray(frame).data.cast("B")
-
-    def room(self, size: tuple[int, int], count: int) -> bool:
-        """Whether so many frames are within the limits."""
-        count = count if self._max_frames is None else min(count, self._max_frames)
-        return count <= MAX_FRAMES and count * math.prod(size) <= self._max_total
 
     def frames(self) -> Frames:
         assert self._size is not None, "callers refuse clips without frames"
@@ -558,8 +529,11 @@ def _read_file(path: Path, collected: _Collected, recorded: float | None) -> flo
         repeats: list[int] = []
         for index, (_, shown) in enumerate(clip.frames()):
             frame = shown()
-            if index == 0 and animated:
-                repeats, fps = _repeats(durations, recorded, partial(collected.room, frame.shape[:2]))
+            if index == 0:
+                collected.like(frame)
+                if animated:
+                    repeats, fps = _repeats(durations, recorded, collected.room)
+                collected.expect(sum(repeats) or clip.announced)
             for _ in range(repeats[index] if index < len(repeats) else 1):
                 collected.add(frame)
                 if collected.full:
@@ -583,8 +557,8 @@ def _repeats(
     period = 1 / recorded if recorded else min(durations)
     repeats = [max(round(duration / period), 1) for duration in durations]
     if not room(sum(repeats)):
-        return once, len(durations) / sum(durations)
-    return repeats, recorded or sum(repeats) / sum(durations)
+        return once, len(durations) / math.fsum(durations)
+    return repeats, recorded or sum(repeats) / math.fsum(durations)
 
 
 def _read_folder(path: Path, collected: _Collected, recorded: float | None) -> float:
@@ -600,7 +574,11 @@ def _read_folder(path: Path, collected: _Collected, recorded: float | None) -> f
     fps = recorded or _recorded_in_picture(names[0])
     for name in names:
         image = load_image(name, min_side=1, max_pixels=MAX_PIXELS, formats=("PNG", "JPEG", "MPO"))
-        collected.add(np.asarray(image), name.name)
+        frame = np.asarray(image)
+        if not collected.count:
+            collected.like(frame)
+            collected.expect(len(names))
+        collected.add(frame, name.name)
         if collected.full:
             break
     return fps or DEFAULT_FPS
