@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,15 @@ def test_what_is_wrong_with_clips_is_said_before_any_is_measured(folders, tmp_pa
     monkeypatch.setattr(report_module, "LOADERS", {"i3d": loader})
     with pytest.raises(ValueError, match=r"FVD of 3 clips against 5 real ones would be mostly sampling error, 40 feat"):
         evaluate(Evaluate(**flags, metrics="fvd"))
+
+
+def test_every_folder_is_listed_once(folders, tmp_path, monkeypatch):
+    fake, real = folders[0], shutil.copytree(folders[0], tmp_path / "copy")
+    seen, iterdir = [], Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: seen.append(self) or iterdir(self))
+    options = {"metrics": "motion,first-frame", "batch_size": 1, "html": tmp_path / "page.html"}
+    assert evaluate(Evaluate(generated=fake, reference=real, device="cpu", quiet=True, **options)) == 0
+    assert seen.count(fake) == seen.count(real) == 1
 
 
 def test_lengths_are_those_that_are_read(tmp_path):

@@ -9,10 +9,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from trip.apps import evaluate_page
 from trip.apps.cli import main, parse
 from trip.apps.evaluate_options import Evaluate
-from trip.apps.evaluate_page import arguments_of, provenance, write_html
+from trip.apps.evaluate_page import arguments_of, provenance
 from trip.data.video import write_video
 
 
@@ -138,13 +137,6 @@ def test_a_report_becomes_a_page_that_says_which_command_made_it(folders, monkey
 def test_the_flags_of_options_give_the_same_options(line):
     options = parse(["evaluate", *line.split()])
     assert isinstance(options, Evaluate) and parse(["evaluate", *arguments_of(options)]) == options
-
-
-def test_the_page_of_a_protocol_shows_its_folders(folders, monkeypatch):
-    seen = []
-    monkeypatch.setattr(evaluate_page, "write_page", lambda report, path, *folders, **more: seen.append(folders))
-    write_html({}, Evaluate(model="trip-mini", output_dir=folders / "run", html=folders / "page.html"))
-    assert seen == [(folders / "run" / "generated", folders / "run" / "reference")]
 
 
 def test_provenance_outside_a_checkout_has_no_commit(monkeypatch):

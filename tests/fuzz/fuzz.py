@@ -175,7 +175,7 @@ class Worker:
         try:
             if self.pipe.poll(0.01):
                 return self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return Outcome("crash", f"the process ended with {self.process.exitcode}")
         if time.monotonic() - self.since > 6 * self.patience + 60:  # a loop in C, which no alarm ends
             self.process.kill()

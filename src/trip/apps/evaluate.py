@@ -13,7 +13,7 @@ from tqdm import tqdm
 from trip.apps.errors import quiet_models, say
 from trip.apps.evaluate_options import Evaluate, Weights
 from trip.apps.loading import choose_device
-from trip.evaluation.clips import clip_files
+from trip.evaluation.clips import Clips, listed
 from trip.evaluation.error_curves import read_errors
 from trip.evaluation.report import DEFAULT_METRICS, EvaluationSettings, Progress, evaluate_folders
 from trip.evaluation.weights import SOURCES, cache_folder, get_weights, source_of
@@ -43,13 +43,12 @@ def evaluate(options: Evaluate) -> int:
 
         return evaluate_model(options)
     assert options.generated is not None  # check_mode
-    folders = [folder for folder in (options.generated, options.reference, options.floor) if folder is not None]
-    total = sum(len(clip_files(folder)) for folder in folders)
+    generated = listed(options.generated)
+    reference, floor = (None if side is None else listed(side) for side in (options.reference, options.floor))
+    total = sum(len(side.files) for side in (generated, reference, floor) if side is not None)
     with measuring(options, total) as progress:
-        report = evaluate_folders(
-            options.generated, options.reference, options.floor, settings_of(options), progress=progress
-        )
-    publish(report, options)
+        report = evaluate_folders(generated, reference, floor, settings_of(options), progress=progress)
+    publish(report, options, generated, reference)
     return 0
 
 
@@ -92,14 +91,14 @@ def measuring(options: Evaluate, total: int) -> Iterator[Progress]:
         yield lambda file: bar.update()
 
 
-def publish(report: dict[str, Any], options: Evaluate) -> None:
-    """Write the report where it is asked for, print the table, and warn."""
+def publish(report: dict[str, Any], options: Evaluate, generated: Clips, reference: Clips | None) -> None:
+    """Write the report on two folders where it is asked for, print the table, and warn."""
     if options.json is not None:
         write_json(options.json, report)
     if options.html is not None:
         from trip.apps.evaluate_page import write_html
 
-        write_html(report, options)
+        write_html(report, options, generated, reference)
     print(table(report))
     for line in report["warnings"]:
         say(f"warning: {line}")

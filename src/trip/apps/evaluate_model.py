@@ -94,7 +94,7 @@ def evaluate_protocol(options: Evaluate, pipeline: TripPipeline, state: PartialS
         if state.is_main_process:
             report = scored(folder, protocol, options, str(pipeline.device)) | {"model": model}
             write_json(folder / "report.json", report)
-            publish(report, options)
+            publish(report, options, folder / GENERATED, folder / REFERENCE)
     return 0
 
 

@@ -12,22 +12,18 @@ import torch
 import trip
 from trip.apps.evaluate_options import Evaluate
 from trip.apps.version import trip_version
+from trip.evaluation.clips import Clips
 from trip.evaluation.error_curves import read_errors
-from trip.evaluation.generation import GENERATED, REFERENCE
 from trip.evaluation.page import write_page
 
 
-def write_html(report: dict[str, Any], options: Evaluate) -> None:
-    """Write the page.
+def write_html(report: dict[str, Any], options: Evaluate, generated: Clips, reference: Clips | None) -> None:
+    """Write the page of two folders' report.
 
     Raises:
         ValueError: no error curves in --errors, or clips that can no longer be read.
     """
     assert options.html is not None
-    generated, reference = options.generated, options.reference
-    if generated is None:
-        assert options.output_dir is not None  # of a protocol
-        generated, reference = options.output_dir / GENERATED, options.output_dir / REFERENCE
     errors = read_errors(options.errors) if options.errors is not None else None
     write_page(report, options.html, generated, reference, errors=errors, record=provenance(options))
 

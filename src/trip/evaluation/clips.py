@@ -33,6 +33,27 @@ class Batch:
     prompts: list[str]
 
 
+@dataclass(frozen=True)
+class ClipFolder:
+    """A folder and its clips, listed once: there may be many, and on a slow drive."""
+
+    path: Path
+    files: list[Path]
+
+
+Clips = Path | ClipFolder
+"""A folder of clips, listed already or not."""
+
+
+def listed(folder: Clips) -> ClipFolder:
+    """The folder with its clips.
+
+    Raises:
+        ValueError: no folder, or no clips in it.
+    """
+    return folder if isinstance(folder, ClipFolder) else ClipFolder(folder, clip_files(folder))
+
+
 def clip_files(folder: Path) -> list[Path]:
     """Clips, and folders of PNG or JPEG frames, sorted by name; hidden ones are left out.
 
@@ -68,25 +89,25 @@ def frame_count(file: Path, most: int | None = None) -> int:
     return read_clip(file, most).clips.shape[1]
 
 
-def common_length(folder: Path, num_frames: int | None = None) -> int:
+def common_length(folder: Clips, num_frames: int | None = None) -> int:
     """Frames of every clip of a folder: `num_frames`, or as many as the first has.
 
     Raises:
         ValueError: a clip of another number of frames; it is named.
     """
     expected, model = num_frames, None
-    for file in clip_files(folder):
+    for file in listed(folder).files:
         count = frame_count(file, num_frames)
         if expected is not None and count != expected:  # a file may say what it does not hold
             count = read_clip(file, num_frames).clips.shape[1]
         expected, model = expected or count, model or file
         if count != expected:
             raise ValueError(wrong_count(file, count, expected, None if num_frames else model))
-    assert expected is not None  # clip_files
+    assert expected is not None  # listed
     return expected
 
 
-def stream_clips(folder: Path, num_frames: int | None = None, batch_size: int = 4) -> Iterator[Batch]:
+def stream_clips(folder: Clips, num_frames: int | None = None, batch_size: int = 4) -> Iterator[Batch]:
     """All clips of a folder, at most `batch_size` of one size at a time.
 
     Args:
@@ -98,7 +119,7 @@ def stream_clips(folder: Path, num_frames: int | None = None, batch_size: int = 
     """
     waiting: list[Batch] = []
     expected, model = num_frames, None
-    for file in clip_files(folder):
+    for file in listed(folder).files:
         clip = read_clip(file, num_frames)
         count = clip.clips.shape[1]
         expected, model = expected or count, model or file

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from trip.data.text import printable
 from trip.data.video import Video, read_video
 from trip.evaluation.charts import Series, legend, line_chart
-from trip.evaluation.clips import clip_files, prompt_of
+from trip.evaluation.clips import Clips, listed, prompt_of
 from trip.evaluation.embedding import Frames, animation_uri, at_height, picture_uri, resized, strip
 from trip.evaluation.error_curves import ErrorCurves
 from trip.evaluation.published import FIGURES, TRIP, Comparison, compare
@@ -65,8 +65,8 @@ class Shown:
 def write_page(
     report: Mapping[str, Any],
     path: Path,
-    generated: Path,
-    reference: Path | None = None,
+    generated: Clips,
+    reference: Clips | None = None,
     *,
     errors: ErrorCurves | None = None,
     record: Mapping[str, str] | None = None,
@@ -82,11 +82,12 @@ def write_page(
         ValueError: folders without clips, broken clips.
     """
     paired, pairs = pair_clips(generated, reference)
+    place = generated if isinstance(generated, Path) else generated.path
     page = (
         environment()
         .get_template("report.html")
         .render(
-            title=f"Evaluation of {generated.name or generated}",
+            title=f"Evaluation of {place.name or place}",
             report=report,
             rows=rows_of(report),
             published=published_rows(),
@@ -168,16 +169,16 @@ def published_rows() -> list[tuple[str, str, str, str]]:
 # ------------------------------------------------------------------------------------------------------ clips
 
 
-def pair_clips(generated: Path, reference: Path | None) -> tuple[bool, list[tuple[Path, Path | None]]]:
+def pair_clips(generated: Clips, reference: Clips | None) -> tuple[bool, list[tuple[Path, Path | None]]]:
     """(whether the pairs are of one name, pairs of generated and real clips).
 
     NAME-2, one of several samples, is paired with NAME. Folders that share no name, as sets for a Fréchet distance
     may, are paired in order of name.
     """
-    made = clip_files(generated)
+    made = listed(generated).files
     if reference is None:
         return True, [(file, None) for file in made]
-    real = clip_files(reference)
+    real = listed(reference).files
     by_name = {file.stem: file for file in real}
     pairs = [(file, by_name.get(file.stem) or by_name.get(file.stem.rpartition("-")[0])) for file in made]
     if any(other is not None for _, other in pairs):

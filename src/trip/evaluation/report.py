@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from trip.data.metadata import find_metadata
 from trip.data.video import read_video
-from trip.evaluation.clips import Batch, clip_files, common_length, stream_clips
+from trip.evaluation.clips import Batch, ClipFolder, Clips, common_length, listed, prompt_of, stream_clips
 from trip.evaluation.features.base import FeatureNetwork
 from trip.evaluation.features.efficientnet import efficientnet_features
 from trip.evaluation.features.i3d import i3d_features
@@ -108,9 +109,9 @@ class Measurements:
 
 
 def evaluate_folders(
-    generated: Path,
-    reference: Path | None = None,
-    floor: Path | None = None,
+    generated: Clips,
+    reference: Clips | None = None,
+    floor: Clips | None = None,
     settings: EvaluationSettings | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -129,17 +130,18 @@ def evaluate_folders(
         ValueError: unknown metrics, folders or weights missing, broken clips, unequal frame counts, too few clips.
     """
     settings = settings or EvaluationSettings()
-    check(settings, generated, reference, floor)
+    check_metrics(settings, reference is not None, floor is not None)
+    made = listed(generated)
+    other, more = (None if side is None else listed(side) for side in (reference, floor))
+    check_names(settings, made, other)
+    frames = check_lengths(settings, made, other, more)
     networks = load_networks(settings)
-    counts = {side: len(clip_files(side)) for side in (generated, reference, floor) if side is not None}
-    for side in (generated, floor):
-        if side is not None and reference is not None:
-            check_distances(
-                networks, counts[side], counts[reference], common_length(generated, settings.num_frames), settings
-            )
-    fake = measure_folder(generated, networks, settings, progress, first_frames_of=reference)
-    real = measure_folder(reference, networks, settings, progress, fake.frames) if reference else None
-    second = measure_floor(floor, networks, settings, progress, fake.frames) if floor else None
+    for side in (made, more):
+        if side is not None and other is not None:
+            check_distances(networks, len(side.files), len(other.files), frames, settings)
+    fake = measure_folder(made, networks, settings, progress, first_frames_of=other)
+    real = measure_folder(other, networks, settings, progress, frames) if other else None
+    second = measure_floor(more, networks, settings, progress, frames) if more else None
     metrics = distances(fake, real, networks, settings) if real else []
     metrics += clip_metrics(fake, networks, settings)
     references = clip_metrics(real, networks, settings) if real else []
@@ -154,16 +156,30 @@ def evaluate_folders(
     }
 
 
-def check(settings: EvaluationSettings, generated: Path, reference: Path | None, floor: Path | None) -> None:
-    """Everything that can be said before the first clip is decoded."""
-    check_metrics(settings, reference is not None, floor is not None)
-    for folder in filter(None, (generated, reference, floor)):
-        clip_files(folder)
-    if reference and floor and floor.resolve() == reference.resolve():
-        raise ValueError(f"the floor (={floor}) is the reference, whose distance to itself is 0; name other real clips")
+def check_names(settings: EvaluationSettings, generated: ClipFolder, reference: ClipFolder | None) -> None:
+    """Every generated clip needs its picture for first frames, and its prompt for text similarity."""
+    if "first-frame" in settings.metrics and reference is not None:
+        there = {file.stem for file in reference.files}
+        for file in generated.files:
+            if file.stem not in there:
+                what = f"{reference.path} holds no clip named {file.stem}"
+                raise ValueError(f"{what}, whose first frame {file.name} should show")
+    for file in generated.files if "text" in settings.metrics else ():
+        if not prompt_of(file, None) and not prompt_of(file, find_metadata(file)):
+            raise ValueError(f"{file} has no prompt; write it to {file.stem}.txt beside it")
+
+
+def check_lengths(
+    settings: EvaluationSettings, generated: ClipFolder, reference: ClipFolder | None, floor: ClipFolder | None
+) -> int:
+    """Frames of every clip, which must be as many on all sides; the sides must differ."""
+    if reference and floor and floor.path.resolve() == reference.path.resolve():
+        what = f"the floor (={floor.path}) is the reference, whose distance to itself is 0"
+        raise ValueError(f"{what}; name other real clips")
     frames = common_length(generated, settings.num_frames)
-    for folder in filter(None, (reference, floor)):
-        check_frames(folder, common_length(folder, settings.num_frames), frames)
+    for side in filter(None, (reference, floor)):
+        check_frames(side.path, common_length(side, settings.num_frames), frames)
+    return frames
 
 
 def check_metrics(settings: EvaluationSettings, reference: bool, floor: bool = False) -> None:
@@ -250,12 +266,12 @@ LOADERS: dict[str, Callable[[Path, str], FeatureNetwork]] = {
 
 
 def measure_folder(
-    folder: Path,
+    folder: ClipFolder,
     networks: Networks,
     settings: EvaluationSettings,
     progress: Progress | None = None,
     frames: int | None = None,
-    first_frames_of: Path | None = None,
+    first_frames_of: ClipFolder | None = None,
 ) -> Measurements:
     """Decode and measure all clips of a folder once.
 
@@ -264,11 +280,9 @@ def measure_folder(
         frames: how many the clips must have; None: any number. first_frames_of: folder of clips of the same names,
             whose first frames are the pictures that were animated.
     """
-    found = Measurements(folder=folder)
+    found = Measurements(folder=folder.path)
     for batch in stream_clips(folder, settings.num_frames, settings.batch_size):
-        check_frames(folder, batch.clips.shape[1], frames)
-        if frames is None and "text" in settings.metrics:
-            check_prompts(batch)
+        check_frames(folder.path, batch.clips.shape[1], frames)
         measure_features(found, batch, networks.distances)
         measure_clips(found, batch, networks, settings)
         if first_frames_of is not None and "first-frame" in settings.metrics:
@@ -283,7 +297,7 @@ def measure_folder(
 
 
 def measure_floor(
-    folder: Path, networks: Networks, settings: EvaluationSettings, progress: Progress | None, frames: int
+    folder: ClipFolder, networks: Networks, settings: EvaluationSettings, progress: Progress | None, frames: int
 ) -> Measurements:
     """Only what Fréchet distances need."""
     only = replace(settings, metrics=[name for name in settings.metrics if name in ("fvd", "fid")])
@@ -298,13 +312,6 @@ def check_frames(folder: Path, count: int, frames: int | None) -> None:
             f"clips of {folder} have {count} frames, the generated ones {frames}; "
             f"take the first {fewest} of all (--num-frames {fewest})"
         )
-
-
-def check_prompts(batch: Batch) -> None:
-    """Text similarity needs the text of every generated clip."""
-    for file, prompt in zip(batch.files, batch.prompts, strict=True):
-        if not prompt:
-            raise ValueError(f"{file} has no prompt; write it to {file.stem}.txt beside it")
 
 
 def measure_features(found: Measurements, batch: Batch, networks: dict[str, FeatureNetwork]) -> None:
@@ -335,12 +342,10 @@ def measure_clips(found: Measurements, batch: Batch, networks: Networks, setting
                 found.extend(name, [value])
 
 
-def measure_first_frames(found: Measurements, batch: Batch, folder: Path) -> None:
+def measure_first_frames(found: Measurements, batch: Batch, folder: ClipFolder) -> None:
     """PSNR and SSIM of first frames against those of the clips of the same names, brought to their size."""
-    originals = {file.stem: file for file in clip_files(folder)}
+    originals = {file.stem: file for file in folder.files}
     for file, clip in zip(batch.files, batch.clips, strict=True):
-        if file.stem not in originals:
-            raise ValueError(f"{folder} holds no clip named {file.stem}, whose first frame {file.name} should show")
         picture = torch.from_numpy(read_video(originals[file.stem], max_frames=1).frames.copy())
         picture, first = (rearrange(x, "1 H W c -> 1 c H W").float() / 255 for x in (picture, clip[:1]))
         if picture.shape != first.shape:
