@@ -4,6 +4,7 @@ accelerate takes FSDP to need an accelerator, so it is told here what it tells i
 """
 
 import sys
+import weakref
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -11,6 +12,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
 from trip.apps.cli import main
+from trip.condition import Condition
 from trip.residual_unet import ResidualUNet3D
 from trip.training import run
 
@@ -39,12 +41,27 @@ class ShardingAccelerator(Accelerator):
         return denoiser, *optimizers
 
 
+def hold_one_gathered_tensor():
+    """No process may hold two tensors that were gathered from all."""
+    real, living = DTensor.full_tensor, []
+
+    def full_tensor(sharded, **options):
+        assert all(reference() is None for reference in living), "a gathered tensor is still held"
+        gathered = real(sharded, **options)
+        living[:] = [weakref.ref(gathered)]
+        return gathered
+
+    DTensor.full_tensor = full_tensor
+
+
 def see_inputs(denoiser, inputs):
     """Neither timesteps nor noise levels nor latents may be rounded."""
-    dtypes = [x.dtype for x in inputs]
-    assert dtypes == [torch.float32] * 7, dtypes
+    tensors = [x for value in inputs for x in (vars(value).values() if isinstance(value, Condition) else [value])]
+    dtypes = [x.dtype for x in tensors if x is not None]
+    assert len(dtypes) >= 7 and set(dtypes) == {torch.float32}, dtypes
 
 
 if __name__ == "__main__":
     run.Accelerator = ShardingAccelerator
+    hold_one_gathered_tensor()
     sys.exit(main(sys.argv[1:]))

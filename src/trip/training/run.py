@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import DistributedType, KwargsHandler
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, KwargsHandler
 
 from trip.data.text_limit import TextLimit
 from trip.pipeline import TripPipeline
 from trip.training.batches import Source, fixed_captions, open_source
 from trip.training.checkpoint import checkpoints, read_counters
 from trip.training.config import TrainingConfig, check_processes
+from trip.training.environment import check_environment, overruled
 from trip.training.export import export
 from trip.training.folder import CHECKPOINTS, CONFIG, LOG, TRACKERS, check_folder, claimed, mark
 from trip.training.loaders import lost_workers
@@ -60,8 +61,9 @@ def train_in(
     with Monitor(run, source, config, folder, accelerator, quiet) as monitor, termination() as asked, lost_workers():
         if run.step >= config.steps:
             monitor.say(f"the run is at step {run.step} of {config.steps} already; raise --steps to train on")
-        if line := about_captions(source, run.pipeline):
-            monitor.say(line)
+        for line in (*overruled(config), about_captions(source, run.pipeline)):
+            if line:
+                monitor.say(line)
         for record in training_loop(run, source, config, accelerator):
             monitor.show(record)
             stop = anywhere(bool(asked), accelerator)
@@ -112,6 +114,7 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
     Raises:
         ValueError: fp16 on a CPU, a tracker that cannot be had, or what FSDP2 or DeepSpeed cannot do.
     """
+    check_environment()
     if config.mixed_precision == "fp16" and str(PartialState(cpu=cpu).device) == "cpu":
         raise ValueError(
             "mixed_precision (='fp16') needs an accelerator, and this run has a CPU; choose 'bf16' or 'no'"
@@ -123,6 +126,8 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=cpu,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # passes are split in `trainer`
+        dynamo_backend="no",
         log_with=[*installed_trackers(config)] or None,
         project_dir=folder / TRACKERS,
         kwargs_handlers=handlers,

@@ -32,6 +32,12 @@ def set_up_zero(plugin: Any, config: TrainingConfig, processes: int) -> None:
         if value not in able:
             rule = " or ".join(map(repr, able))
             raise ValueError(f"{name} (={value!r}) is not what DeepSpeed does here; choose {rule}")
+    for name in ("optimizer", "scheduler"):
+        if name in plugin.deepspeed_config:
+            raise ValueError(f"DeepSpeed's config has a {name} of its own, and the run has its; remove it there")
+    for part, settings in (plugin.deepspeed_config.get("zero_optimization") or {}).items():
+        if part.startswith("offload") and (settings or {}).get("device", "none") != "none":
+            raise ValueError(f"DeepSpeed's config has {part}, and a run keeps all on its devices; remove it there")
     autocast = {"enabled": config.mixed_precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []}
     plugin.deepspeed_config.update(
         train_micro_batch_size_per_gpu=max(1, config.batch_size // (processes * config.accumulation)),
