@@ -158,7 +158,8 @@ def measure_steps() -> Iterator[dict[str, Any]]:
 
 
 def measure_parameters() -> dict[str, int]:
-    """Sizes of the parts, and what FSDP2 gathers at a time: its largest layer, and what belongs to no layer."""
+    """Sizes of the parts, and what FSDP2 gathers at a time: its largest layer and what belongs to no layer in a step,
+    the largest tensor in saving."""
     denoiser = meta_denoiser(paper())
     layers = [count(m) for m in denoiser.modules() if type(m).__name__ in wrapped_classes()]
     with torch.device("meta"):
@@ -170,6 +171,7 @@ def measure_parameters() -> dict[str, int]:
         "text_encoder": count(text),
         "largest_layer": max(layers),
         "outside_layers": count(denoiser) - sum(layers),
+        "largest_tensor": max(p.numel() for p in denoiser.parameters()),
     }
 
 
@@ -240,7 +242,7 @@ def gpu_bytes(
     """Bytes on one of the 8 GPUs: between steps, at most in a step, and which part of the step asks for most.
 
     A step passes three heights: encoding pixels, forward and backward pass, and the optimiser, which takes one more
-    copy of what is trained.
+    copy of what is trained. Saving is a fourth: what is sharded is gathered tensor by tensor, in float32.
     """
     sizes = measured["parameters"]
     world = 8 if sharded else 1
@@ -259,6 +261,7 @@ def gpu_bytes(
         "encoding": batch * measured["encoders"]["vae_peak"],
         "network": network,
         "optimizer": made + 4 * -(-trained // world),
+        "saving": 4 * sizes["largest_tensor"] if sharded else 0,
     }
     most = max(heights, key=lambda name: heights[name])
     return {"between": between, "total": between + heights[most], "most": most}
@@ -346,6 +349,7 @@ def data_facts(measured: dict[str, Any], assumed: dict[str, Any]) -> dict[str, f
         "mp4_tb": clips * assumed["mp4_mb"] * 1e6 / 1e12,
         "decoded_per_core": 1 / measured["decoding"]["cpu_seconds"],
         "checkpoint_gb": 16 * denoiser / 1e9,
+        "largest_file_gb": 8 * denoiser / 1e9,
         "run_epochs": config.steps * config.batch_size / clips,
         "cache_gpu_tflop": clips * (measured["encoders"]["vae_flops"] + measured["encoders"]["text_flops"]) / 1e12,
     }
@@ -393,6 +397,7 @@ def parameter_table(measured: dict[str, Any]) -> str:
         "text_encoder": "text encoder, frozen",
         "largest_layer": "largest layer that FSDP2 gathers",
         "outside_layers": "outside of such layers, stays gathered",
+        "largest_tensor": "largest tensor, gathered alone in saving",
     }
     return markdown(
         ["part", "parameters (M)"], [[names[k], f"{n / 1e6:.2f}"] for k, n in measured["parameters"].items()]
@@ -501,6 +506,7 @@ def data_table(facts: dict[str, Any], measured: dict[str, Any], assumed: dict[st
         [f"cache of {assumed['webvid_clips'] / 1e6:.1f} M clips", f"{facts['cache_tb']:.2f} TB"],
         [f"the mp4 files, at an assumed {assumed['mp4_mb']} MB each", f"{facts['mp4_tb']:.1f} TB"],
         ["a training checkpoint (weights, averages, two moments)", f"{facts['checkpoint_gb']:.1f} GB"],
+        ["its largest file, whole on the writer's CPU", f"{facts['largest_file_gb']:.1f} GB"],
         ["epochs in 100k steps of 64 clips", f"{facts['run_epochs']:.2f}"],
         ["to fill the cache: encoders' products", f"{facts['cache_gpu_tflop'] / 1e6:.1f} M TFLOP"],
         [f"decoding, measured on a made clip of {mp4:.1f} MB", f"{facts['decoded_per_core']:.1f} clips/s per core"],

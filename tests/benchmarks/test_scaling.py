@@ -7,7 +7,7 @@ import pytest
 import torch
 from benchmarks.meta_step import CudaArithmetic, Memory, measure_step, saved_bytes
 from benchmarks.pages import with_tables
-from benchmarks.scaling import at_batch, fits, plan, step_loss, tables
+from benchmarks.scaling import at_batch, fits, gpu_bytes, plan, step_loss, tables
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -96,6 +96,16 @@ def test_the_page_shows_the_json(results: dict) -> None:
     assert page.count("<!-- table: ") == len(tables(results))
     assert with_tables(page, tables(results)) == page
     assert json.loads(json.dumps(plan(results["measured"], results["assumed"]))) == results["plan"]
+
+
+def test_saving_takes_one_gathered_tensor_and_is_below_the_step(results: dict) -> None:
+    measured = results["measured"]
+    sizes, step = measured["parameters"], at_batch(measured, True, 1)
+    assert 3 * 3 * 1280 * 2560 == sizes["largest_tensor"] < sizes["largest_layer"]
+    huge = {**measured, "parameters": {**sizes, "largest_tensor": 10**10}}
+    for sharded, most in ((True, "saving"), (False, "optimizer")):
+        used = gpu_bytes(step, sizes["unet"] + sizes["fusion"], huge, sharded, 1)
+        assert used["most"] == most and (used["total"] - used["between"] == 4 * 10**10) == sharded
 
 
 def test_fits_leaves_the_margin_free(results: dict) -> None:
