@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+import sys
 import tarfile
 
 import fsspec
@@ -14,6 +15,7 @@ from trip.data import shards as module
 from trip.data.datasets import read_examples, stream_examples
 from trip.data.examples import Example, TarMember, read_bytes
 from trip.data.shards import expand_braces, index_shards, is_shards, shard_key, write_shards
+from trip.files import lock_folder
 
 
 def some(folder, count=7):
@@ -79,6 +81,42 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == ["shard-000000.tar", "shards.json"]
     assert [path.read_bytes() for path in write_shards(examples, out, clips_per_shard=3)] == expected
     assert len(calls) == 5 + 4  # the first shard was not written again
+
+
+def test_a_killed_run_leaves_nothing_behind_the_next_one(tmp_path):
+    """Killed while it writes its second shard, where no handler runs."""
+    some(tmp_path)
+    code = f"""
+import os
+from pathlib import Path
+from trip.data import shards
+from trip.data.examples import Example
+add = shards._add_example
+shards._add_example = lambda tar, name, clip: os.kill(os.getpid(), 9) if name == "clip-4" else add(tar, name, clip)
+paths = [Path({str(tmp_path)!r}) / f"clip-{{i}}.MP4" for i in range(7)]
+examples = [Example(key=path.name, video=path, caption="") for path in paths]
+list(shards.write_shards(examples, Path({str(tmp_path / "out")!r}), clips_per_shard=3))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    left = [path.name for path in (tmp_path / "out").iterdir()]
+    assert len(left) == 3 and any(name.startswith(".trip-") for name in left)
+    examples = [Example(key=f"clip-{i}.MP4", video=tmp_path / f"clip-{i}.MP4", caption="") for i in range(7)]
+    list(write_shards(examples, tmp_path / "out", clips_per_shard=3))
+    names = [f"shard-{i:06d}.tar" for i in range(3)]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "shards.json"]
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path):
+    with lock_folder(tmp_path / "out"), pytest.raises(ValueError, match="by another process"):
+        list(write_shards(some(tmp_path), tmp_path / "out"))
+
+
+def test_a_note_that_is_none_is_an_error(tmp_path):
+    (tmp_path / "out").mkdir()
+    for content in ("[1]", "{", "[" * 100_000):
+        (tmp_path / "out" / "shards.json").write_text(content)
+        with pytest.raises(ValueError, match=r"shards\.json is n"):
+            list(write_shards(some(tmp_path), tmp_path / "out"))
 
 
 def test_shards_of_something_else_are_not_mixed(tmp_path):

@@ -252,7 +252,7 @@ def test_bad_folders_are_explained(tmp_path: Path) -> None:
         ({"file": "none.png"}, "none.png"),
         ({"file": "index.jsonl"}, "index.jsonl"),
         ({"file": None}, "line 1 has no file"),
-        ({"file": "a\0b"}, "line 1: .*NUL"),
+        ({"file": "a\0b"}, "line 1: .*no file's name"),
         ({"caption": "\ud800"}, "line 1 has no caption"),
         ({"name": ["x"]}, "line 1 has no name"),
         ({"kind": "object", "file": "index.jsonl"}, "index.jsonl is no cut-out"),

@@ -52,8 +52,8 @@ class Root:
         Raises:
             Outside: it leads out, by `..`, a link, or as an absolute path.
         """
-        if "\0" in str(path):
-            raise Outside("its name holds a NUL character; correct it")
+        if not _may_be(str(path)):
+            raise Outside(f"{printable(path)} holds a character that no file's name has; correct it")
         if not self._contains(self._follow(str(path))):
             raise Outside(
                 f"{printable(path)} leads out of {self.folder}; copy it there, or allow the folder with --root"
@@ -77,6 +77,14 @@ class Root:
         if real == self.folder or real.startswith(self.folder.rstrip(os.sep) + os.sep):
             return True
         return any(_same(above, self.folder) for above in map(str, Path(real).parents))  # another spelling of it
+
+
+def _may_be(name: str) -> bool:
+    """Whether the system can have a file of this name: no NUL, no half of a character."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def _same(path: str, other: str) -> bool:
