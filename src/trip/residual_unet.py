@@ -343,16 +343,18 @@ class ResidualUNet3D(StrictModel, ModelMixin, AttentionMixin, ConfigMixin, PeftA
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
         """FreeU (arXiv 2309.11497): scale skip connections by s and half of the other features by b, in two blocks."""
         for index, block in enumerate(self.up_blocks):
+            assert isinstance(block, UpBlock)
             block.freeu = {"resolution_idx": index, "s1": s1, "s2": s2, "b1": b1, "b2": b2}
 
     def disable_freeu(self) -> None:
         """Undo `enable_freeu`."""
         for block in self.up_blocks:
+            assert isinstance(block, UpBlock)
             block.freeu = None
 
     def set_default_attn_processor(self) -> None:
         """Undo `set_attn_processor`."""
-        self.set_attn_processor(AttentionProcessor())
+        self.set_attn_processor(AttentionProcessor())  # pyright: ignore[reportArgumentType]
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """`torch.compile` every layer, with room for one variant a shape: a UNet's layers differ in width and size.
