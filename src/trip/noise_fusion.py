@@ -143,6 +143,8 @@ def register_fusion(name: str) -> Callable[[Kind], Kind]:
         if (known.__module__, known.__name__) != (kind.__module__, kind.__name__):
             raise ValueError(f"the fusion name {name!r} is {known.__name__}'s; choose another")
         FUSIONS[name] = saved_part(kind)
+        # diffusers loads a class only where its module has the base that says how
+        vars(sys.modules[kind.__module__]).setdefault("ModelMixin", ModelMixin)
         return kind
 
     return register
@@ -168,13 +170,11 @@ def import_fusions(file: str | os.PathLike[str]) -> None:
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not any(kind.__module__ == name for kind in FUSIONS.values()):
+            raise TypeError("it registers no fusion, see register_fusion")
     except Exception as error:
         del sys.modules[name]
         raise ValueError(f"fusion module {str(file)!r} failed ({type(error).__name__}: {error}); correct it") from error
-    if not any(kind.__module__ == name for kind in FUSIONS.values()):
-        raise ValueError(
-            f"fusion module {str(file)!r} registers no fusion; decorate its class by register_fusion(NAME)"
-        )
 
 
 def load_fusion(source: str | os.PathLike[str]) -> NoiseFusion:

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from trip.apps.data_options import Reading
-from trip.apps.options import Integer
+from trip.apps.options import Integer, OwnFusion
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataCache(Reading):
+class DataCache(OwnFusion, Reading):
     """Encode a data set once, for training: latents of its clips and features of its captions.
 
     A run that was stopped goes on where it was. Clips that cannot be used are left out and listed in faults.jsonl.

@@ -119,6 +119,8 @@ def dispatch(arguments: list[str]) -> int:
     with quiet_libraries(options.debug):
         with quick_imports():
             function = getattr(import_module(f"trip.apps.{module}"), name)
+            if file := getattr(options, "fusion_module", None):
+                import_module("trip.noise_fusion").import_fusions(file)
         return function(options)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from trip.apps.options import DType, Folder, Integer, Number, SchedulerName, Text, Verbosity
+from trip.apps.options import DType, Folder, Integer, Number, OwnFusion, SchedulerName, Text, Verbosity
 
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Files = Annotated[tuple[Path, ...], arg(metavar="FILE...", help_behavior_hint="")]
@@ -14,7 +14,7 @@ Folders = Annotated[tuple[Path, ...], arg(metavar="DIR DIR", help_behavior_hint=
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Verbosity):
+class Evaluate(OwnFusion, Verbosity):
     """Measure generated clips, against real ones: FVD, FID, F-Consistency, motion; or generate them first.
 
     Every number is printed with its count of clips, its 95 % interval and the network it is made of; one whose usual

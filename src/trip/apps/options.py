@@ -63,7 +63,15 @@ class Verbosity(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Animate(Verbosity):
+class OwnFusion:
+    """Flag of the commands that load models."""
+
+    fusion_module: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """A Python file of yours that registers fusions (docs/own-fusion.md); it is run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animate(OwnFusion, Verbosity):
     """Animate a picture, or many.
 
     examples:
@@ -190,7 +198,7 @@ class Calibrate(Verbosity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Verbosity):
+class Train(OwnFusion, Verbosity):
     """Train a model, or go on with a run.
 
     examples:
@@ -215,6 +223,8 @@ class Train(Verbosity):
     """The run's folder."""
     resume: Annotated[str | None, arg(metavar="STEP", help_behavior_hint="")] = None
     """"latest" (a new run where there is no checkpoint yet) or "step-N"."""
+    fusion_kind: Text = None
+    """Train a new fusion of this kind: tnf, linear, optimal, or one of --fusion-module."""
     dry_run: bool = False
     """Print sizes, memory and steps, draw the first batch into the run's folder, and stop."""
     cpu: bool = False

@@ -1,5 +1,7 @@
 """`trip train`: one run, with what a person sees before and after it."""
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from trip.apps.errors import EXIT_INTERRUPTED, quiet_models, say
 from trip.apps.loading import find_model
 from trip.apps.options import Train
 from trip.files import atomic
+from trip.noise_fusion import FUSIONS
 from trip.training.batches import Source, encode, make_loader, open_source
 from trip.training.config import TrainingConfig
 from trip.training.folder import CONFIG, FINAL, FIRST_BATCH, check_folder, claimed, mark
@@ -28,6 +31,8 @@ def train(options: Train) -> int:
     if not options.debug:
         quiet_models()
     config, folder = options.settings, options.output_dir
+    if options.fusion_kind is not None:
+        config = with_fusion(config, options.fusion_kind)
     check_folder(folder)
     if config.initial is not None:
         find_model(config.initial, ("trip", "per-frame", "stills"), "initial")
@@ -42,6 +47,15 @@ def train(options: Train) -> int:
     if finished and PartialState().is_main_process:
         print(folder / FINAL)
     return 0
+
+
+def with_fusion(config: TrainingConfig, kind: str) -> TrainingConfig:
+    """The settings with a new fusion of another kind, which keeps those of its arguments that it has too."""
+    if kind not in FUSIONS:
+        raise ValueError(f"fusion-kind (={kind!r}) must be one of {', '.join(FUSIONS)}, or one of --fusion-module")
+    accepted = inspect.signature(FUSIONS[kind].__init__).parameters
+    kept = {name: value for name, value in config.fusion.items() if name in accepted}
+    return replace(config, fusion={**kept, "kind": kind})
 
 
 def tell_changes(config: TrainingConfig, folder: Path, resume: str | None) -> None:
