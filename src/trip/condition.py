@@ -5,6 +5,7 @@ that kind: `reference` says where frame i is thought to be, `spread` how far fro
 where there is no doubt at all. The paper is the plainest one: the still for every frame, its first frame pinned.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,7 +16,21 @@ from torch import Tensor
 from trip.noise_prior import Clip, Reference, per_clip
 
 Mask = Float[Tensor, "#b 1 #f #h #w"]
+Spread = Float[Tensor, "#b #c f #h #w"]
 TextStates = Float[Tensor, "b n d"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What is known of a clip's frames: ``z_0^i`` is Gaussian about `mean` with the standard deviation `spread`.
+
+    Attributes:
+        mean: clean latents, one frame for all or one each.
+        spread: 0 where there is no doubt, infinite where nothing is said.
+    """
+
+    mean: Reference
+    spread: Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +41,8 @@ class Condition:
         reference: r, the prior's clean latents, one frame per clip (the paper) or one per frame.
         spread: sigma, the RMS of z_0 - r: a table (f,) or (c, f), or a map b (1|c) f h w; None for the fusion's own.
         pinned: 1 where the estimate is the reference, 0 where it is free; None pins nothing.
+        added: what is said beside the reference to a network that was trained with the reference alone: its estimate
+            and this are weighed against each other (`trip.references`).
         image: the picture as the backbone sees it, zeros where it is dropped; None for a backbone that sees none.
         text: features of the prompts. null_text: of the negative prompts, for guidance.
     """
@@ -33,6 +50,7 @@ class Condition:
     reference: Reference
     spread: Tensor | None = None
     pinned: Mask | None = None
+    added: Statement | None = None
     image: Float[Tensor, "b c 1 h w"] | None = None
     text: TextStates | None = None
     null_text: TextStates | None = None
@@ -57,33 +75,35 @@ class Condition:
 
     def to(self, *arguments: Any) -> "Condition":
         """Every tensor moved or cast by `Tensor.to`."""
-        return self._map(lambda tensor: tensor.to(*arguments))
+        return _each([self], lambda values: values[0].to(*arguments))
 
     def pin(self, clip: Clip) -> Clip:
-        """The clip with the reference where it is pinned."""
+        """The clip with what is certain where it is pinned."""
         if self.pinned is None:
             return clip
-        return torch.where(self.pinned.bool(), self.reference.to(clip.dtype), clip)
+        certain = self.reference
+        if self.added is not None:
+            certain = torch.where(self.added.spread == 0, self.added.mean, certain)
+        return torch.where(self.pinned.bool(), certain.to(clip.dtype), clip)
 
     @staticmethod
-    def stack(conditions: list["Condition"]) -> "Condition":
-        """One batch out of several, of which each fills the same fields."""
-        first = conditions[0]
-        if len(conditions) == 1:
-            return first
+    def stack(conditions: Sequence["Condition"]) -> "Condition":
+        """One batch out of several, of which each fills the same fields; tables and shared masks stay as they are."""
+        return conditions[0] if len(conditions) == 1 else _each(conditions, _joined)
 
-        def joined(name: str) -> Tensor | None:
-            value = getattr(first, name)
-            if value is None or (name == "spread" and value.ndim < 5):
-                return value  # a table holds for all clips
-            parts = [getattr(condition, name) for condition in conditions]
-            return value if name == "pinned" and len(value) == 1 else torch.cat(parts)
 
-        return replace(first, **{field.name: joined(field.name) for field in fields(first)})
+def _joined(values: list[Tensor]) -> Tensor:
+    """One batch; what holds for all clips, a table or a mask of one, stays."""
+    first, shared = values[0], values[0].ndim < 3 or all(value is values[0] for value in values)
+    return first if shared and (first.ndim < 3 or len(first) == 1) else torch.cat(values)
 
-    def _map(self, function: Any) -> "Condition":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
+
+def _each(values: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:
+    """The same dataclass with `function` of each field's tensors; None stays None."""
+    if values[0] is None or isinstance(values[0], Tensor):
+        return values[0] if values[0] is None else function(list(values))
+    names = [field.name for field in fields(values[0])]
+    return replace(values[0], **{name: _each([getattr(v, name) for v in values], function) for name in names})
 
 
 def still(image: Float[Tensor, "b c 1 h w"], *, keep: Float[Tensor, "b"] | None = None, **others: Any) -> Condition:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trip.condition import Condition
 from trip.noise_fusion import NoiseFusion
-from trip.noise_prior import Clip, Coefficient
+from trip.noise_prior import Clip, Coefficient, fuse_linear, training_free_lambda
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ class TripDenoiser(nn.Module):
                 f"the backbone turned {tuple(inputs.shape)} into {tuple(output.shape)}; it must return at least the "
                 f"{tuple(z_t.shape)} of the noisy clip, so adapt it or change concat (={self.fusion.concat!r})"
             )
-        return DenoiserOutput(sample=self.fusion(z_t, condition, residual, signal, noise, t), residual=residual)
+        sample = self.fusion(z_t, condition, residual, signal, noise, t)
+        if condition.added is not None:
+            lam = training_free_lambda(self.fusion.error(z_t, condition, signal, noise), condition.added.spread)
+            sample = fuse_linear(condition.added.mean, sample, lam)
+        return DenoiserOutput(sample=sample, residual=residual)
 
     def concatenate(self, z_t: Clip, image: Float[Tensor, "b c 1 h w"] | None) -> Float[Tensor, "b c_in f_in h w"]:
         """The backbone's input: {z_0^1, z_t^1, ..., z_t^N} along time, or along channels, or z_t alone.

@@ -122,6 +122,14 @@ class NoiseFusion(StrictModel, ModelMixin, ConfigMixin):
         """How far z_0 may be from the reference: the condition's spread, else the config's measured table."""
         return self.table("sigma", device) if condition.spread is None else condition.spread
 
+    def error(self, z_t: Clip, condition: Condition, signal: Coefficient, noise: Coefficient) -> Tensor:
+        """RMS error of the estimate, broadcastable to b c f h w: what prior and noisy latents alone leave open.
+
+        ``sigma s / sqrt(s^2 + a^2 sigma^2)``; a network can only do better.
+        """
+        a, s, sigma = per_clip(signal, z_t), per_clip(noise, z_t), per_frame(self.sigma(condition, z_t.device), z_t)
+        return sigma * s * (s**2 + (a * sigma) ** 2).clamp_min(1e-20).rsqrt()
+
 
 # ------------------------------------------------------------------------------------------------------ registry
 
