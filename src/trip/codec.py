@@ -145,7 +145,9 @@ class ImageCodec(AutoencoderCodec):
     def encode(self, pixels: Pixels) -> Clip:
         self.check_size(*pixels.shape[-2:])
         stills = rearrange(pixels, "b c f H W -> (b f) c H W").to(self.vae.dtype)
-        latents = self.normalize(mode(self.vae.encode(stills.contiguous(memory_format=_layout(self.vae)))))
+        if _channels_last(self.vae):
+            stills = stills.contiguous(memory_format=torch.channels_last)
+        latents = self.normalize(mode(self.vae.encode(stills)))
         return rearrange(latents, "(b f) c h w -> b c f h w", b=len(pixels))
 
     def decode(self, latents: Clip, chunk: int | None = None) -> Pixels:
@@ -220,11 +222,10 @@ def _whole_clips(vae: Any) -> Iterator[None]:
             setattr(vae, name, True)
 
 
-def _layout(module: nn.Module) -> torch.memory_format:
-    """How the images of a batch lie in memory for the module's convolutions: as its weights do."""
+def _channels_last(module: nn.Module) -> bool:
+    """Whether the module's convolutions have their weights so; images that lie otherwise are then copied in each."""
     weight = next((p for p in module.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1), None)
-    last = weight is not None and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+    return weight is not None and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 # ------------------------------------------------------------------------------------------------------ registry

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trip.codec import codec_of
 from trip.data.clip_sources import RenderedClip
 from trip.data.latents import cast_finite
 from trip.pipeline import TripPipeline
@@ -23,7 +24,7 @@ INCIDENTAL = ("architectures", "dtype", "torch_dtype", "transformers_version")
 
 @dataclass(frozen=True, kw_only=True)
 class LatentEncoder:
-    """Posterior modes of clips, scaled and shifted as the pipeline does it.
+    """Latents of clips, as the pipeline's codec makes them.
 
     Attributes:
         vae: an `AutoencoderKL` or `AutoencoderTiny` in float32.
@@ -50,22 +51,12 @@ class LatentEncoder:
         Raises:
             ValueError: a size that the autoencoder cannot halve as often as it does, or latents that are not finite.
         """
-        self._check(clips[0])
         vae = nn.Module.to(self.vae.eval(), self.device, memory_format=torch.channels_last)  # pyright: ignore
-        pixels = torch.from_numpy(np.stack([clip.frames for clip in clips])).to(self.device).float() / 127.5 - 1
-        images = rearrange(pixels, "n f H W c -> (n f) c H W").contiguous(memory_format=torch.channels_last)
+        frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).to(self.device).float() / 127.5 - 1
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.precision == torch.bfloat16):
-            encoded = vae.encode(images)
-        modes = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        scale, shift = vae.config.get("scaling_factor") or 1.0, vae.config.get("shift_factor") or 0.0
-        latents = rearrange((modes.float() - shift) * scale, "(n f) c h w -> n f c h w", n=len(clips))
-        return cast_finite(latents.cpu(), self.dtype, [clip.key for clip in clips], "latents")
-
-    def _check(self, clip: RenderedClip) -> None:
-        multiple = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-        height, width = clip.frames.shape[1:3]
-        if height % multiple or width % multiple:
-            raise ValueError(f"size (={width}x{height}) must be a multiple of the autoencoder's {multiple}; change it")
+            latents = codec_of(vae).encode(rearrange(frames, "n f H W c -> n c f H W"))
+        latents = rearrange(latents, "n c f h w -> n f c h w").cpu()
+        return cast_finite(latents, self.dtype, [clip.key for clip in clips], "latents")
 
 
 @dataclass(frozen=True, kw_only=True)
