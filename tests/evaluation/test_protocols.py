@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from trip.data.decoding import ClipFault, Decoding, decode_clip
 from trip.evaluation.protocols import PROTOCOLS, FixedStart, Protocol, list_jobs, start_of
 
 
@@ -67,6 +68,26 @@ def test_dtdb_takes_four_classes_whose_names_are_the_prompts(tmp_path):
     assert len(every) == 10 and "a video of boiling water" in {job.prompt for job in every}
     with pytest.raises(ValueError, match=r"no class 'smoke'; its classes are boiling water, clouds, fire"):
         list_jobs(replace(PROTOCOLS["dtdb"], classes=("smoke",)), tmp_path)
+
+
+def test_a_class_folder_behind_a_link_is_named_and_stops_nothing(tmp_path):
+    names = ("fire", "vegetation", "clouds")
+    touch(tmp_path / "data", *(f"{name}/a.mp4" for name in names))
+    touch(tmp_path / "elsewhere", "a.mp4")
+    (tmp_path / "data" / "Waterfall_1").symlink_to(tmp_path / "elsewhere")
+    jobs = {job.key: job for job in list_jobs(PROTOCOLS["dtdb"], tmp_path / "data")}
+    assert sorted(jobs) == sorted([*(f"{name}/a.mp4" for name in names), "Waterfall_1"])
+    with pytest.raises(ClipFault, match=r"Waterfall_1: .*leads out of"):
+        decode_clip(jobs["Waterfall_1"].source, Decoding(), np.random.default_rng(), key="Waterfall_1")
+
+
+def test_bad_rows_with_one_message_are_all_named(tmp_path):
+    rows = [{"file_name": f"../{name}.mp4", "text": ["x", "y"]} for name in "ab"] + [
+        {"file_name": "c.mp4", "text": "z"}
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    protocol = replace(PROTOCOLS["folder"], captions="random")
+    assert sorted(job.key for job in list_jobs(protocol, tmp_path)) == ["../a.mp4", "../b.mp4", "c.mp4"]
 
 
 def test_a_clip_without_a_caption_is_named(pairs):

@@ -30,7 +30,7 @@ import numpy as np
 
 from trip.data.datasets import class_caption, read_examples
 from trip.data.decoding import Decoding
-from trip.data.examples import Example, Location
+from trip.data.examples import Example, Location, Unusable
 
 STARTS = ("first", "middle", "random")
 CAPTIONS = ("first", "random")
@@ -182,19 +182,19 @@ def chosen_clips(protocol: Protocol, data: Path | str, seed: int) -> list[Exampl
 def one_caption_each(examples: Iterable[Example], seed: int) -> list[Example]:
     """Of the examples of one clip, which follow one another, one by lot, under the clip's own key."""
     chosen = []
-    for video, group in groupby(examples, key=lambda example: example.video):
+    for _, group in groupby(examples, key=lambda one: one.key if isinstance(one.video, Unusable) else one.video):
         same = list(group)
         key = same[0].key.removesuffix("#0") if len(same) > 1 else same[0].key
         caption = same[drawn(seed, "caption", key) % len(same)].caption
-        chosen.append(Example(key=key, video=video, caption=caption))
+        chosen.append(Example(key=key, video=same[0].video, caption=caption))
     return chosen
 
 
 def of_classes(examples: Sequence[Example], classes: Sequence[str], data: Path | str) -> list[Example]:
-    """The examples in folders of these names; all of them if none is given."""
+    """The examples in folders of these names; all of them if none is given. A folder that cannot be read is one."""
     if not classes:
         return list(examples)
-    names = [class_caption(Path(example.key).parent.name) for example in examples]
+    names = [class_caption(Path(example.key).parent.name or example.key) for example in examples]
     if missing := [name for name in classes if name not in names]:
         there = ", ".join(sorted(set(names)))
         raise ValueError(
@@ -204,7 +204,9 @@ def of_classes(examples: Sequence[Example], classes: Sequence[str], data: Path |
 
 
 def prompt_of(protocol: Protocol, example: Example, data: Path | str) -> str:
-    """The text that the model is given."""
+    """The text that the model is given; none is needed for a clip that will be left out."""
+    if isinstance(example.video, Unusable):
+        return ""
     if CAPTION in protocol.prompt and not example.caption:
         remedy = "write NAME.txt beside it, or give all clips one text with --prompt"
         raise ValueError(f"clip {example.key} of {data} has no caption; {remedy}")
