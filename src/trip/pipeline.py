@@ -68,7 +68,7 @@ from trip.noise_fusion import NoiseFusion, TrainingFreeNoiseFusion
 from trip.noise_prior import Clip
 from trip.schedule import for_latents, prediction_type, rehearse, warn_of_another_process
 from trip.switches import Switches
-from trip.text import count_tokens, encode_text, is_sentence_encoder, load_sentence_encoder
+from trip.text import check_text, count_tokens, encode_text, is_sentence_encoder, load_sentence_encoder, unread
 
 logger = logging.get_logger(__name__)
 
@@ -353,6 +353,9 @@ class TripPipeline(Switches, DiffusionPipeline):
         if prompts and (self.text_encoder is None or self.tokenizer is None):
             raise ValueError("this pipeline has no text encoder; pass prompt_embeds and negative_prompt_embeds")
         for prompt in prompts:
+            check_text(prompt)
+            if warning := unread(self.tokenizer, prompt):  # pyright: ignore
+                logger.warning(warning)
             tokens, limit = count_tokens(self.tokenizer, prompt), self.max_text_tokens  # pyright: ignore
             if tokens > limit:
                 start = prompt[:40] + "..."

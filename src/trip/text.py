@@ -1,6 +1,7 @@
 """Text features: any transformers encoder with `last_hidden_state`, and the small one of the bundled model."""
 
 import threading
+import unicodedata
 from importlib.resources import files
 
 import torch
@@ -9,11 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from trip.data.text import has_surrogates, printable
 from trip.loading import load_tokenizer, load_transformers
 from trip.models import SENTENCE_ENCODER
 
 TOKENIZING = threading.Lock()
 """Held while a tokenizer works: the fast ones keep padding and truncation as state, and fail from two threads."""
+
+MULTILINGUAL_VOCABULARY = 100_000
+"""Tokens from which on a vocabulary is taken to hold more than Latin letters: CLIP, BERT and T5 have 30 to 50 thousand,
+mT5 and Qwen 150 to 260."""
 
 
 def sentence_encoder_folder() -> str:
@@ -81,3 +87,26 @@ def _features(text_encoder: PreTrainedModel, skip: int, ids: Tensor, **mask: Ten
         raise ValueError(f"clip_skip (={skip}) leaves none of the encoder's {len(layers) - 1} layers; lower it")
     norm = getattr(getattr(text_encoder, "text_model", text_encoder), "final_layer_norm", None)
     return layers[-1 - skip] if norm is None else norm(layers[-1 - skip])
+
+
+def check_text(prompt: str) -> None:
+    """Raise ValueError for halves of characters, which no tokenizer takes."""
+    if has_surrogates(prompt):
+        raise ValueError(f"prompt ('{printable(prompt, 60)}') holds halves of characters; write it again in UTF-8")
+
+
+def unread(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str | None:
+    """One line if a prompt has words that the encoder does not know, or whose letters it only spells; else None."""
+    words = [word for word in prompt.split() if _is_unread(tokenizer, word)]
+    if not words:
+        return None
+    shown = ", ".join(f'"{printable(word, 40)}"' for word in words[:3])
+    return f"the text encoder does not know {shown}; write the prompt in English, in words"
+
+
+def _is_unread(tokenizer: PreTrainedTokenizerBase, word: str) -> bool:
+    with TOKENIZING:
+        tokens = tokenizer(word, add_special_tokens=False, verbose=False).input_ids
+    foreign = any(c.isalpha() and not unicodedata.name(c, "").startswith("LATIN") for c in word)
+    spelled = foreign and len(tokenizer) < MULTILINGUAL_VOCABULARY
+    return spelled or not tokens or tokenizer.unk_token_id in tokens

@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from permissions import unprivileged
 from trip.apps import studio as studio_module
 from trip.apps.cli import main
+from trip.apps.jobs import collect_jobs
 from trip.apps.options import SCHEDULERS, Animate
 from trip.apps.sampling_options import chosen_preset
-from trip.data.metadata import read_metadata, reproduce_command, sidecar_path
+from trip.data.metadata import encode_metadata, read_metadata, reproduce_command, sidecar_path
 from trip.data.video import read_video, write_video
 from trip.presets import PRESETS, SamplingPreset
 
@@ -95,7 +96,10 @@ def test_the_recorded_command_makes_the_same_bytes(run, picture, tmp_path, capsy
     assert main(shlex.split(record["command"])[1:]) == 0
     assert out.read_bytes() == before
     code, stdout, _ = run("info", out, with_model=False)
-    assert code == 0 and stdout[-1] == record["command"]
+    assert code == 0 and stdout[-2:] == [
+        record["command"],
+        f"# {record['warning']}",
+    ]  # the model is not the bundled one
 
 
 def test_no_metadata_leaves_no_record(run, picture, tmp_path):
@@ -356,7 +360,6 @@ BAD_LISTS = {
     "broken.jsonl": ('{"image": ', "line 1"),
     "array.jsonl": ("[1]", "line 1"),
     "empty.jsonl": ("", "no pictures"),
-    "twice.jsonl": ('{"image": "a.png", "prompt": "b"}\n{"image": "a.png", "prompt": "c"}', "both become"),
 }
 
 
@@ -495,7 +498,218 @@ def test_info_of_a_foreign_file(fails, picture):
     fails("no record", argv=("info", picture), with_model=False)
 
 
+# ------------------------------------------------------------------------------------------------- strangers' lists
+
+
+def test_rows_that_cannot_be_made_do_not_stop_a_list(run, picture, tmp_path):
+    """No prompt, no picture, no number, not JSON, no text: each is said, the rest is made."""
+    rows = [
+        {"image": str(picture)},
+        {"image": str(picture), "prompt": "pan\u2028left", "output": "good.gif"},
+        {"prompt": "pan"},
+        {"image": str(picture), "prompt": "pan", "seed": 1.5},
+        {"image": ["a"], "prompt": "pan"},
+        {"image": str(picture), "prompt": "\ud800"},
+        {"image": str(picture), "prompt": "pan", "output": "a.xyz"},
+        {"image": str(picture), "prompt": "pan", "output": "./good.gif"},
+    ]
+    lines = [json.dumps(row, ensure_ascii=k != 1) for k, row in enumerate(rows)]
+    (tmp_path / "list.jsonl").write_text("\n".join([*lines[:5], "{broken", *lines[5:]]), encoding="utf-8-sig")
+    code, stdout, stderr = run("animate", tmp_path / "list.jsonl", "--output", tmp_path / "out")
+    assert code == 2 and stdout == [str(tmp_path / "out" / "good.gif")]
+    assert read_metadata(stdout[0])["prompt"] == "pan\u2028left"
+    assert stderr[-1].startswith("trip: error: 8 of 9 clips failed")
+    words = (
+        "no prompt; give one in",
+        "no image",
+        "1.5",
+        "is no text",
+        "line 6 is not JSON",
+        "not UTF-8",
+        "'.xyz'",
+        "both become",
+    )
+    assert len(stderr) == 9 and all(any(word in line for line in stderr) for word in words)
+
+
+@pytest.mark.parametrize("text", ["image,prompt\n{},pan\n", 'prompt, image\r\n"a, b",{}\r\n'])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_are_read_in_the_encodings_that_editors_save(tmp_path, picture, text, encoding):
+    path = tmp_path / "list.csv"
+    path.write_text(text.format(picture), encoding=encoding, newline="")
+    (job,), faults = collect_jobs(Animate(image=path, output=str(tmp_path / "out")))
+    assert job.image == picture and not faults
+
+
+OUTSIDE = [
+    *(
+        "../x.gif",
+        "a/../../x.gif",
+        "/tmp/x.gif",
+        "..\\x.gif",
+        "C:\\x.gif",
+        "c:x.gif",
+        "\\\\host\\x.gif",
+        "~/../x.gif/..",
+    ),
+    *(
+        "link/x.gif",
+        "nul.gif",
+        "sub/CON",
+        "com1.tar.gif",
+        "aux .mp4",
+        "x\n.gif",
+        "\x1b[31m.gif",
+        "\u202egif.x.gif",
+        "..",
+        ".",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_list_writes_inside_its_output_folder_only(fails, picture, tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "link").symlink_to(elsewhere)
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps({"image": str(picture), "prompt": "pan", "output": name}))
+    before = sorted(tmp_path.rglob("*"))
+    line = fails("line 1", argv=("animate", path, "--output", tmp_path / "clips"))
+    assert line.isprintable() and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_side_car_never_overwrites_a_strangers_file(fails, run, picture, tmp_path):
+    stranger = tmp_path / "package.json"
+    for text in ('{"name": "mine"}', "", "[" * 9999):
+        stranger.write_text(text)
+        for output in (f"{tmp_path / 'package'}/", tmp_path / "package"):
+            fails("package.json", "--no-metadata", argv=("animate", picture, "--prompt", "x", "--output", output))
+        assert stranger.read_text() == text
+    assert run("animate", picture, "--prompt", "x", "--output", tmp_path / "package", "--no-metadata")[0] == 0
+    assert stranger.exists() and (tmp_path / "package" / "frame_0000.png").exists()
+    own = tmp_path / "clip.gif"
+    for _ in range(2):  # one of ours is replaced
+        assert run("animate", picture, "--prompt", "x", "--output", own)[0] == 0
+
+
+def test_what_a_killed_run_left_is_swept_by_the_next(run, picture, tmp_path):
+    left = tmp_path / "clips" / ".trip-abc123"
+    left.mkdir(parents=True)
+    (left / "clip.mp4").write_bytes(b"half")
+    assert run("animate", picture, "--prompt", "x", "--output", tmp_path / "clips" / "clip.gif")[0] == 0
+    assert sorted(os.listdir(tmp_path / "clips")) == ["clip.gif", "clip.gif.json"]
+
+
+# ------------------------------------------------------------------------------------------------ strangers' records
+
+
+def test_a_shared_clip_names_files_and_no_folders_of_its_maker(run, picture, model, tmp_path):
+    out = tmp_path / "private" / "clip.gif"
+    assert run("animate", picture, "--prompt", "x", "--output", out)[0] == 0
+    for private in (picture.parent, out.parent, model.parent):
+        assert str(private).encode() not in out.read_bytes()
+    assert read_metadata(out)["image"] == str(picture)  # from the side-car, which stays
+    sidecar_path(out).unlink()
+    record = read_metadata(out)
+    assert (record["image"], record["output"], record["model"]) == (picture.name, "clip.gif", model.name)
+
+
+HOSTILE = {
+    "escapes": {"image": "\x1b]0;owned\x07a.png", "prompt": "a\nb\u202e'$(id)`id`", "\x1b[2J": "\x9b31m"},
+    "wrong types": {
+        "image": ["x"],
+        "prompt": {"a": 1},
+        "seed": None,
+        "fps": True,
+        "output": 3,
+        "model": [[]],
+        "lora": 7,
+    },
+    "surrogates": {"image": "\ud800", "prompt": "\udcff", "model": "\udc80"},
+    "huge": {"prompt": "x" * 400_000, "seed": 10**4000},
+    "flags": {"prompt": "--output=/etc/passwd", "image": "--model", "scheduler": "-x"},
+    "empty": {},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_info_shows_a_strangers_record_without_harm(run, tmp_path, name, flags):
+    path = tmp_path / "clip.gif.json"
+    path.write_text(json.dumps({"schema": "trip-clip", "version": 1, **HOSTILE[name]}))
+    code, stdout, stderr = run("info", path, *flags, with_model=False)
+    assert (code, stderr) == (0, []) and all(line.isprintable() for line in stdout)
+    if flags:
+        words = shlex.split(json.loads("\n".join(stdout))["command"])
+    else:
+        command = next(line for line in stdout if line.startswith("trip animate"))
+        script = f"printf '%s\\0' {command}".encode()
+        made = subprocess.run(["bash"], input=script, capture_output=True, check=True)
+        words = made.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]
+    assert words[:2] == ["trip", "animate"] and not words[2].startswith("-")
+    if name == "escapes":
+        assert HOSTILE[name]["prompt"] in words and HOSTILE[name]["image"] in words
+    if name == "flags":
+        assert "--prompt=--output=/etc/passwd" in words and "--output" not in words
+
+
+def test_the_command_never_passes_on_what_a_stranger_chose_without_a_word(run, tmp_path):
+    record = {"image": "a.jpg", "prompt": "x", "output": "/home/you/.bashrc", "model": "evil/model", "fusion": "f"}
+    path = tmp_path / "clip.gif"
+    Image.new("RGB", (16, 16)).save(path, comment=encode_metadata(record).encode())
+    code, stdout, _ = run("info", path, with_model=False)
+    assert code == 0 and f"--output {path}" in stdout[-2] and ".bashrc" not in stdout[-2]
+    assert stdout[-1].startswith("# --model, --fusion: the record chose what is loaded")
+    _, stdout, _ = run("info", path, "--json", with_model=False)
+    assert "--model, --fusion" in json.loads("\n".join(stdout))["warning"]
+
+
+def test_info_of_a_model_lists_what_it_understands(run, fails, model, tmp_path):
+    code, stdout, _ = run("info", "trip-mini", with_model=False)
+    card = "\n".join(stdout)
+    assert code == 0 and "64x64" in card and "16" in card and "Apache-2.0" in card and "English" in card
+    assert all(word in card for word in ("the camera pans left", "zoom", "snow", "still"))
+    code, stdout, _ = run("info", model, with_model=False)
+    assert code == 0 and "16x16" in "\n".join(stdout)
+    shutil.copytree(model, tmp_path / "hostile")
+    (tmp_path / "hostile" / "understands.json").write_text(
+        '{"motions": [[1]], "licence": "\\u001b[2J", "language": {}}'
+    )
+    (tmp_path / "hostile" / "unet" / "config.json").write_text('{"sample_size": [1e999, -1]}')
+    code, stdout, _ = run("info", tmp_path / "hostile", with_model=False)
+    assert code == 0 and all(line.isprintable() for line in stdout)
+    (tmp_path / "hostile" / "model_index.json").write_text("[" * 9999)
+    fails("model_index.json", argv=("info", tmp_path / "hostile"), with_model=False)
+
+
 # --------------------------------------------------------------------------------------------------- as a program
+
+
+STREAMS = {
+    "a full disk": ("info {clip} > /dev/full", 2, "No space left"),
+    "a full disk for help": ("animate --help > /dev/full", 2, "No space left"),
+    "errors to a full disk": ("info none.mp4 2> /dev/full", 2, ""),
+    "no output": ("info {clip} >&-", 0, ""),
+    "no errors": ("info none.mp4 2>&-", 2, ""),
+    "nothing open": ("info none.mp4 <&- >&- 2>&-", 2, ""),
+    "a reader that has left": ("info {clip} | true", 141, ""),
+    "errors to a reader that has left": ("info none.mp4 2>&1 >/dev/null | true", 2, ""),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_streams_that_cannot_be_written_end_in_one_line_or_none(tmp_path, case):
+    arguments, code, word = STREAMS[case]
+    record = {"prompt": "x" * 200_000}
+    (tmp_path / "clip.gif.json").write_text(encode_metadata(record))
+    line = f"{sys.executable} -m trip.apps.cli {arguments.format(clip=tmp_path / 'clip.gif.json')}"
+    script = f"{line}; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert result.stderr.count("\n") == (1 if word else 0) and word in result.stderr
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr
 
 
 def test_version_and_help(capsys):

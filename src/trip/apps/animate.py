@@ -10,8 +10,12 @@ from trip.apps.options import Animate
 from trip.apps.progress import progress
 from trip.apps.sampling_options import check_options
 from trip.data.images import load_image
+from trip.data.text import printable
 from trip.data.video import check_output
 from trip.loading import check_part_files
+
+SHOWN_FAULTS = 10
+"""Faults of a list that are said one by one."""
 
 
 def animate(options: Animate) -> int:
@@ -21,18 +25,43 @@ def animate(options: Animate) -> int:
         ValueError, OSError: with one picture, what is wrong; with many, what is wrong for all of them.
     """
     check_options(options)
-    jobs = collect_jobs(options)
+    jobs, faults = collect_jobs(options)
     if not is_batch(options):
         load_image(options.image)
-    jobs = unfinished(jobs, options)
-    if not jobs:
-        return 0
-    find_model(options.model)
-    if options.fusion is not None:
-        check_part_files(options.fusion, f"fusion {options.fusion}")
+    count, jobs = len(jobs) + len(faults), unfinished(jobs, options)
+    if jobs:
+        find_model(options.model)
+        if options.fusion is not None:
+            check_part_files(options.fusion, f"fusion {options.fusion}")
+    jobs, unwritable = writable(jobs, options.metadata)
+    faults += unwritable
+    if unwritable and not jobs:
+        raise unwritable[0]
+    for fault in faults[:SHOWN_FAULTS]:
+        report(fault)
+    if len(faults) > SHOWN_FAULTS:
+        say(f"error: and {len(faults) - SHOWN_FAULTS} more rows")
+    failed = len(faults) + (make(jobs, options) if jobs else 0)
+    if failed:
+        say(f"error: {failed} of {count} clips failed, the others are done; run again to retry the failed ones")
+    return EXIT_ERROR if failed else 0
+
+
+def writable(jobs: list[Job], recorded: bool) -> tuple[list[Job], list[Exception]]:
+    """The jobs whose clip can be written, and what is wrong with the others; folders are made."""
+    good, faults = [], []
     for job in jobs:
-        Path(job.output).parent.mkdir(parents=True, exist_ok=True)
-        check_output(job.output)
+        try:
+            Path(job.output).parent.mkdir(parents=True, exist_ok=True)
+            check_output(job.output, recorded=recorded)
+            good.append(job)
+        except (OSError, ValueError) as error:
+            faults.append(error)
+    return good, faults
+
+
+def make(jobs: list[Job], options: Animate) -> int:
+    """Load the model, make clip by clip; returns how many of a batch failed."""
     with progress(options, f"loading {options.model}", total=1) as bar:
         with quick_imports():
             from trip.apps.studio import Studio
@@ -52,10 +81,8 @@ def animate(options: Animate) -> int:
             if len(jobs) > 1:
                 say(f"{number - 1 - failed} of {len(jobs)} clips are done")
             raise
-        print(job.output, flush=True)
-    if failed:
-        say(f"error: {failed} of {len(jobs)} clips failed, the others are done; run again to retry the failed ones")
-    return EXIT_ERROR if failed else 0
+        print(printable(job.output), flush=True)
+    return failed
 
 
 def unfinished(jobs: list[Job], options: Animate) -> list[Job]:

@@ -1,24 +1,52 @@
-"""`trip info`: how a clip was made."""
+"""`trip info`: how a clip was made, or what a model is and understands."""
 
 import json
+from typing import Any
 
+from trip.apps.model_card import find_card, model_card
 from trip.apps.options import Info
-from trip.data.metadata import read_metadata, reproduce_command
+from trip.data.metadata import foreign_flags, read_metadata, reproduce_command, terminal_quote
+from trip.data.text import printable
+from trip.models import BUNDLED_MODEL
+
+LONGEST_VALUE = 1000
+"""Characters of a value that are shown."""
 
 
 def info(options: Info) -> int:
-    """Print the record of a clip and the command that makes it again.
+    """Print the record of a clip and the command that makes it again, or the card of a model.
 
     Raises:
         ValueError: no such file, or nothing recorded in it.
     """
-    record = read_metadata(options.file)
-    command = reproduce_command(record)
-    if options.json:
-        print(json.dumps({**record, "command": command}, indent=2))
+    folder = find_card(options.file)
+    if folder is not None:
+        show(model_card(folder), options.json)
         return 0
-    width = max(map(len, record), default=0)
-    for name, value in record.items():
-        print(f"{name:<{width}}  {value}")
-    print(f"\n{command}")
+    record = read_metadata(options.file)
+    # Where the clip lies now, and not where its maker, perhaps a stranger, wants the next one.
+    record_now = {**record, "output": str(options.file)} if "output" in record else record
+    foreign = foreign_flags(record, BUNDLED_MODEL)
+    warning = f"{', '.join(foreign)}: the record chose what is loaded; look at it before you run this" * bool(foreign)
+    if options.json:
+        warnings = {"warning": warning} if warning else {}
+        print(json.dumps({**record, "command": reproduce_command(record_now), **warnings}, indent=2))
+        return 0
+    show(record, False)
+    print(f"\n{reproduce_command(record_now, terminal_quote)}")
+    if warning:
+        print(f"# {warning}")
     return 0
+
+
+def show(record: dict[str, Any], as_json: bool) -> None:
+    """Print names and values, one a line."""
+    if as_json:
+        print(json.dumps(record, indent=2))
+        return
+    names = {name: printable(name, 60) for name in record}
+    width = max(map(len, names.values()), default=0)
+    for name, value in record.items():
+        lines = value if isinstance(value, list) and name == "understands" else [value]
+        for k, line in enumerate(lines):
+            print(f"{'' if k else names[name]:<{width}}  {printable(line, LONGEST_VALUE)}")

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from trip.apps.errors import quiet_models
+from trip.apps.errors import quiet_models, say
 from trip.apps.jobs import Job
 from trip.apps.loading import choose_device, choose_dtype, load_pipeline
+from trip.apps.model_folder import find_model
 from trip.apps.options import Animate
 from trip.apps.progress import progress
 from trip.apps.sampling_options import chosen_preset
@@ -21,12 +23,17 @@ from trip.data.images import fit_image, load_image, output_size
 from trip.data.metadata import ClipMetadata
 from trip.data.video import write_video
 from trip.pipeline import TripPipeline
+from trip.text import load_sentence_encoder, unread
+from trip.wordings import Wordings
 
 FALLBACK_AREA = 256 * 256
 """Pixels of a clip where neither the model nor the user says: the paper's size."""
 
 PLAIN = {"preset": "quality", "guidance_interval": "0,1", "guidance_every": 1}
 """What a clip has that was made without a word about these."""
+
+FAR_SIZE = 2.5
+"""Ratio of areas, or of aspects, from which on a size is far from the trained one; pictures have aspects up to 16:9."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,8 @@ class Studio:
     pipeline: TripPipeline
     sampling: dict[str, Any]
     options: Animate
+    wordings: Wordings | None = None
+    said: set[str] = field(default_factory=set)
 
     @classmethod
     def open(cls, options: Animate) -> "Studio":
@@ -54,12 +63,14 @@ class Studio:
             compiled=options.compile,
         )
         pipeline, sampling = chosen_preset(options).apply(pipeline)
-        return cls(pipeline=pipeline, sampling=sampling, options=options)
+        folder = Path(find_model(options.model))
+        return cls(pipeline=pipeline, sampling=sampling, options=options, wordings=Wordings.load(folder))
 
     def make(self, job: Job, label: str = "") -> None:
         """Animate one picture and write the clip."""
         image = load_image(job.image)
         width, height = self.size(image)
+        self.warn(self.prompt_warnings(job.prompt) + self.size_warnings(width, height))
         call = self.call_options()
         frames = self.sample(fit_image(image, width, height), job, call, label)
         record = self.record(job, call, frames) if self.options.metadata else None
@@ -72,6 +83,37 @@ class Studio:
         area = native[0] * native[1] if native else FALLBACK_AREA
         multiple = self.pipeline.vae_scale_factor
         return output_size(image, multiple, area, width=options.width, height=options.height)
+
+    def warn(self, lines: list[str]) -> None:
+        """Say every warning once."""
+        for line in lines:
+            if line not in self.said:
+                say(f"warning: {line}")
+                self.said.add(line)
+
+    def prompt_warnings(self, prompt: str) -> list[str]:
+        """What the encoder does not know, or how far the prompt is from what the model was trained with."""
+        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        if tokenizer is not None and (unknown := unread(tokenizer, prompt)):
+            return [unknown]
+        if self.wordings is None:
+            return []
+        if not (self.pipeline.config["packaged_text_encoder"] and encoder.device.type == "cpu"):
+            tokenizer, encoder = load_sentence_encoder()
+        far = self.wordings.warning(prompt, tokenizer, encoder)
+        return [] if far is None else [f"{far}; trip info {self.options.model} lists what it understands"]
+
+    def size_warnings(self, width: int, height: int) -> list[str]:
+        """A size that is far from the trained one."""
+        native = self.pipeline.default_size
+        if native is None:
+            return []
+        ratios = (width * height / (native[0] * native[1]), width / height * native[0] / native[1])
+        if all(1 / FAR_SIZE <= ratio <= FAR_SIZE for ratio in ratios):
+            return []
+        return [
+            f"{width}x{height} is far from {native[1]}x{native[0]}, which the model was trained at; expect less of it"
+        ]
 
     def call_options(self) -> dict[str, Any]:
         """The pipeline's arguments, with its defaults filled in, so that the record is complete."""

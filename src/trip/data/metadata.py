@@ -11,14 +11,18 @@ png        text chunk ``trip``, in every frame of a folder
 side-car   ``out.mp4.json`` beside ``out.mp4``; ``frames.json`` beside the folder ``frames/``
 =========  ==================================================================================
 
-All of it is ASCII (JSON escapes), so no container's idea of text encoding can hurt a prompt.
+All of it is ASCII (JSON escapes), so no container's idea of text encoding can hurt a prompt. What is embedded names
+the photograph, the clip and local models by their names only, since clips are passed on; the side-car stays and keeps
+their paths.
 """
 
 import json
+import math
 import os
+import re
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
@@ -48,6 +52,7 @@ _FLAGS = (
     "output",
     "model",
     "fusion",
+    "lora",
     "num_frames",
     "preset",
     "steps",
@@ -81,6 +86,8 @@ class ClipMetadata:
     """Folder or hub id; None is the bundled model."""
     fusion: str | None = None
     """Folder of a fusion in place of the model's."""
+    lora: tuple[str, ...] | None = None
+    """Folders of adapters, each with its weight: FOLDER:WEIGHT."""
     num_frames: int | None = None
     steps: int | None = None
     scheduler: str | None = None
@@ -118,6 +125,9 @@ class ClipMetadata:
 Metadata = ClipMetadata | Mapping[str, Any]
 
 
+PATHS = ("image", "output", "model", "fusion", "lora")
+"""What a record says of its maker's disk."""
+
 # -------------------------------------------------------------------------------------------------- records
 
 
@@ -144,6 +154,27 @@ def encode_metadata(metadata: Metadata, *, indent: int | None = None) -> str:
     return text
 
 
+def names_only(metadata: Metadata) -> dict[str, Any]:
+    """The record with names in the place of paths; hub ids (user/name) stay."""
+    record = metadata.to_dict() if isinstance(metadata, ClipMetadata) else dict(metadata)
+    for key in PATHS:
+        value = record.get(key)
+        hub = key in ("model", "lora")
+        if isinstance(value, str | os.PathLike):
+            record[key] = _name(os.fspath(value), hub)
+        elif isinstance(value, list | tuple):
+            record[key] = [_name(item, hub) if isinstance(item, str) else item for item in value]
+    return record
+
+
+def _name(path: str, hub: bool) -> str:
+    """The last part of a path of any system, with its trailing slash."""
+    if hub and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
+        return path
+    whole = path.rstrip("/\\")
+    return re.split(r"[/\\]", whole)[-1] + path[len(whole) :][:1]
+
+
 def _plain(value: Any) -> Any:
     match value:
         case os.PathLike():
@@ -162,7 +193,7 @@ def decode_metadata(text: str | bytes) -> dict[str, Any] | None:
         ValueError: written by a later version of trip.
     """
     try:
-        record = json.loads(text)
+        record = json.loads(text, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
@@ -173,6 +204,15 @@ def decode_metadata(text: str | bytes) -> dict[str, Any] | None:
     if version > VERSION:
         raise ValueError(f"metadata version {version} is later than {VERSION}, this trip's; upgrade trip-i2v")
     return record
+
+
+def _not_json(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _not_json(digits)
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -203,9 +243,19 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def find_metadata(path: Path) -> dict[str, Any] | None:
-    """As `read_metadata`, but None where nothing is recorded."""
-    record = _embedded(path)
-    return record if record is not None else _of_json(sidecar_path(path))
+    """As `read_metadata`, but None where nothing is recorded. A side-car of the same clip adds the paths."""
+    record, beside = _embedded(path), _of_json(sidecar_path(path))
+    return beside if record is None or (beside is not None and names_only(beside) == record) else record
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether something stands in a side-car's place that trip did not write."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        return path.is_symlink() or _of_json(path) is None
+    except ValueError:  # of a later version
+        return False
 
 
 def _embedded(path: Path) -> dict[str, Any] | None:
@@ -257,17 +307,56 @@ def _first_record(candidates: tuple[Any, ...]) -> dict[str, Any] | None:
 # -------------------------------------------------------------------------------------------------- command
 
 
-def reproduce_command(metadata: Metadata) -> str:
+def reproduce_command(metadata: Metadata, quote: Callable[[str], str] = shlex.quote) -> str:
     """The shell-quoted ``trip animate ...`` line that makes the clip again, with the settings recorded.
 
-    A record without the photograph's path gives the placeholder ``IMAGE``.
+    A record without the photograph's path gives the placeholder ``IMAGE``. Values of a kind that no flag takes are left
+    out. `quote` is how a word is written for the shell.
     """
     record = metadata.to_dict() if isinstance(metadata, ClipMetadata) else metadata
-    image = str(record.get("image") or "IMAGE")
+    image = record.get("image")
+    image = image if isinstance(image, str) and image else "IMAGE"
     arguments = ["trip", "animate", f"./{image}" if image.startswith("-") else image]
     for name in _FLAGS:
-        if (value := record.get(name)) is not None:
-            flag, text = "--" + name.replace("_", "-"), str(value)
+        for text in _flag_values(record.get(name)):
+            flag = "--" + name.replace("_", "-")
             # A value that begins with a dash would be taken for a flag.
             arguments += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
-    return shlex.join(arguments)
+    return " ".join(map(quote, arguments))
+
+
+def _flag_values(value: Any) -> list[str]:
+    match value:
+        case bool():
+            return []
+        case str() | int() | float():
+            return [str(value)]
+        case list() | tuple():
+            return [item for item in value if isinstance(item, str)]
+    return []
+
+
+def terminal_quote(word: str) -> str:
+    r"""As `shlex.quote`, but what a terminal would not print is escaped, in bash's and zsh's form ``$'\x1b'``."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_ansi_c, word)) + "'"
+
+
+def _ansi_c(character: str) -> str:
+    if character in "\\'":
+        return "\\" + character
+    if character.isprintable():
+        return character
+    return "".join(
+        f"\\x{byte:02x}"
+        for byte in character.encode(
+            "utf-8", "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+        )
+    )
+
+
+def foreign_flags(record: Mapping[str, Any], bundled: str) -> list[str]:
+    """The flags of the command that let a record's maker choose what is loaded, beside the bundled model."""
+    chosen = [name for name in ("model", "fusion", "lora") if _flag_values(record.get(name))]
+    return [f"--{name}" for name in chosen if not (name == "model" and record["model"] == bundled)]

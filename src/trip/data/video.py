@@ -34,12 +34,12 @@ from trip.data.frames import CONVERSION, Frame
 from trip.data.images import load_image
 from trip.data.metadata import (
     EXIF_IMAGE_DESCRIPTION,
-    MAX_BYTES,
     TAG,
     Metadata,
-    decode_metadata,
     encode_metadata,
     find_metadata,
+    is_foreign,
+    names_only,
     reproduce_command,
     sidecar_path,
 )
@@ -103,8 +103,8 @@ def write_video(
         frames: uint8 sRGB f H W 3, or any iterable of H W 3. mp4, webm and PNG take an iterator's frames as
             they come, so that decoding and encoding alternate; gif and webp collect them first.
         fps: frames per second, 0.1 to 240; a float becomes the nearest fraction with denominator <= 1001.
-        metadata: record to embed and to write to the side-car ``NAME.json``; None keeps both out (and removes
-            a side-car that an earlier clip of this name left).
+        metadata: record to embed, paths cut to names, and to write whole to the side-car ``NAME.json``; None keeps both
+            out (and removes a side-car that an earlier clip of this name left).
         crf: quality of mp4 and webm, 0 (best) to 51.
 
     Raises:
@@ -116,18 +116,19 @@ def write_video(
     rate = _frame_rate(fps, kind)
     if not 0 <= crf <= 51:
         raise ValueError(f"crf (={crf}) must lie in 0 (best) to 51; 14 is visually lossless")
-    record = None if metadata is None else encode_metadata(metadata)
+    shared = None if metadata is None else names_only(metadata)
+    record = None if shared is None else encode_metadata(shared)
     sidecar = None if metadata is None else encode_metadata(metadata, indent=2)
-    check_output(path)
+    check_output(path, recorded=metadata is not None)
     # File names need not be UTF-8; the comment must be. The record itself keeps such names exactly.
-    comment = None if metadata is None else reproduce_command(metadata).encode("utf-8", "replace").decode()
+    comment = None if shared is None else reproduce_command(shared).encode("utf-8", "replace").decode()
     beside = sidecar_path(target)
     try:
         with atomic_path(beside) as temporary_sidecar, atomic_path(target) as temporary:
             _WRITERS[kind](_Job(temporary, rate, record, comment, crf), _checked(frames, kind))
             if sidecar is not None:
                 temporary_sidecar.write_text(sidecar + "\n", encoding="ascii")
-        if sidecar is None and _is_record(beside):
+        if sidecar is None and beside.is_file() and not is_foreign(beside):
             beside.unlink()
     except _SourceError as error:
         raise error.original from None
@@ -135,11 +136,14 @@ def write_video(
         raise _write_error(target, error) from error
 
 
-def check_output(path: str | os.PathLike[str]) -> None:
+def check_output(path: str | os.PathLike[str], *, recorded: bool = True) -> None:
     """Raise what `write_video` would raise for this path, before the work of making a clip.
 
+    Args:
+        recorded: whether a side-car is to be written beside the clip.
+
     Raises:
-        ValueError: unknown suffix, or a folder of other things in the way.
+        ValueError: unknown suffix, a folder of other things in the way, or a stranger's file in the side-car's place.
         OSError: missing or read-only folder, or a name the file system refuses.
     """
     target, kind = _target(path)
@@ -148,8 +152,14 @@ def check_output(path: str | os.PathLike[str]) -> None:
             raise ValueError(f"{target} is a folder; name a file in it, such as {target / 'clip.mp4'}")
         if kind == "png" and target.exists():
             _check_folder(target)
+        beside = sidecar_path(target)
         with suppress(FileNotFoundError):
-            sidecar_path(target).lstat()  # a name that is too long fails here
+            beside.lstat()  # a name that is too long fails here
+        if recorded and is_foreign(beside):
+            raise ValueError(
+                f"{beside}, where the record of {target.name} goes, is a file of something else; choose another name, "
+                "or leave the record out (--no-metadata)"
+            )
         tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise _write_error(target, error) from error
@@ -379,19 +389,6 @@ _WRITERS: dict[str, Callable[[_Job, Iterator[Frame]], None]] = {
     "webp": _write_webp,
     "png": _write_png,
 }
-
-
-def _is_record(sidecar: Path) -> bool:
-    """Whether a side-car is there that an earlier clip of this name left."""
-    try:
-        with open_regular(sidecar) as file:
-            content = file.read(2 * MAX_BYTES)
-    except ValueError:
-        return False
-    try:
-        return decode_metadata(content) is not None
-    except ValueError:  # of a later version
-        return True
 
 
 _REMEDIES = {
