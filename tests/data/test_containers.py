@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 import made_clips
-from trip.data.containers import Fault, open_video, read_tags
+from trip.apps.data_options import DataCheck
+from trip.data.containers import MAX_PIXELS, Fault, open_video, read_tags
 from trip.data.decoding import ClipFault, Decoding, decode_clip, inspect_clip
 from trip.data.metadata import find_metadata
 from trip.data.video import MAX_FRAMES, read_video
@@ -182,12 +183,13 @@ def png(width: int, height: int) -> bytes:
     return content
 
 
-def announcing(content: bytes, samples: int) -> bytes:
-    """An mp4 whose index says in twelve bytes that it has so many samples of a byte each."""
+def announcing(content: bytes, samples: int, timed: bool = True) -> bytes:
+    """An mp4 whose index says in twelve bytes that it has so many samples of a byte each, with a time or without."""
     changed = bytearray(content)
     struct.pack_into(">II", changed, content.index(b"stsz") + 8, 1, samples)
     struct.pack_into(">I", changed, content.index(b"stsc") + 16, samples)
-    struct.pack_into(">II", changed, content.index(b"stts") + 8, 1, samples)
+    if timed:
+        struct.pack_into(">II", changed, content.index(b"stts") + 8, 1, samples)
     return bytes(changed)
 
 
@@ -227,12 +229,13 @@ def test_bombs_take_neither_gigabytes_nor_minutes(tmp_path):
     (tmp_path / "wide.gif").write_bytes(gif(13300, 13300, [10] * 3))
     (tmp_path / "slow.gif").write_bytes(gif(1000, 1000, [1, 9990]))
     (tmp_path / "samples.mp4").write_bytes(announcing(mp4, 2**32 - 1))
+    (tmp_path / "untimed.mp4").write_bytes(announcing(mp4, 1_000_000, timed=False))
     (tmp_path / "still.png").write_bytes(png(5000, 5000))
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "frame_0.png").write_bytes(png(2000, 2000))
     for index in range(1, 60):
         os.link(tmp_path / "frames" / "frame_0.png", tmp_path / "frames" / f"frame_{index}.png")
-    names = ["many.gif", "wide.gif", "slow.gif", "samples.mp4", "still.png", "frames"]
+    names = ["many.gif", "wide.gif", "slow.gif", "samples.mp4", "untimed.mp4", "still.png", "frames"]
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, *names],
         capture_output=True,
@@ -241,7 +244,8 @@ def test_bombs_take_neither_gigabytes_nor_minutes(tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (60, 60)),
     )
     assert result.returncode == 0, result.stderr
-    assert int(result.stdout.split()[0]) < 1000
+    megabytes, seconds = map(float, result.stdout.split())
+    assert megabytes < 1000 and seconds < 60
 
 
 def test_one_frame_of_many_is_read_without_the_others(tmp_path):
@@ -348,3 +352,7 @@ def test_a_still_is_a_clip_of_one_frame(tmp_path):
         np.testing.assert_allclose(frames[0, 8, 8].astype(int), (200, 120, 40), atol=4)
         with open_video(tmp_path / name) as clip:
             assert not clip.animated and len(list(clip.stamps())) == 1
+
+
+def test_the_flag_has_the_readers_limit():
+    assert DataCheck(source=".").max_pixels == MAX_PIXELS

@@ -68,7 +68,7 @@ class DataCheck(Reading):
     """Pixels at which motion is measured."""
     timeout: float = 60.0
     """Seconds for one clip."""
-    max_pixels: int = 8192 * 4320
+    max_pixels: int = 6144 * 4096
     """Largest width times height of a clip."""
     workers: Integer = None
     """Processes (default: one a CPU core)."""

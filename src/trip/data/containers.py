@@ -70,8 +70,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 STILLS = (b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 """How JPEG, BMP and TIFF start."""
 
-MAX_PIXELS = 8192 * 4320
-"""Most pixels of a frame."""
+MAX_PIXELS = 6144 * 4096
+"""Most pixels of a frame: decoders keep several, and an 8K clip takes a gigabyte."""
 
 ANIMATION_SHARE = 2
 """Such a part of the pixels may a frame of GIF, PNG or WebP have, whose decoders keep several whole canvases."""
@@ -427,6 +427,8 @@ class _FFmpegClip(Clip):
                 count += 1
 
     def seek(self, seconds: float) -> bool:
+        if self.announced and len(self._stream.index_entries) > 2 * self.announced + 1000:
+            return False  # samples without times, among which FFmpeg would search for minutes
         self._whole = False
         self._watched.refill()
         with self._watched.watch():

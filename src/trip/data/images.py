@@ -26,8 +26,9 @@ MIN_SIDE = 16
 MAX_PIXELS = 50_000_000
 """Most pixels accepted (7,071 squared); checked in the header, before anything is decoded."""
 
-JPEG_FACTOR = 4
-"""So many times as many pixels may a JPEG have that can be reduced while it is decoded."""
+SHARES = {"JPEG": 3.0, "MPO": 3.0, "JPEG2000": 0.5, "WEBP": 0.5}
+"""So many times as many pixels may a picture of these formats have, by the memory that decoders take: a JPEG can be
+reduced while it is decoded, if it is not progressive."""
 
 BAND = 1 << 22
 """Pixels converted at a time."""
@@ -70,7 +71,7 @@ def load_image(
     """Read a still picture as upright 8 bit RGB, see `to_rgb`; of an animated file the first frame.
 
     A JPEG of more than `MAX_PIXELS` is read at half, a quarter or an eighth of its size, which takes a fraction of
-    the memory: `max_pixels` is multiplied by `JPEG_FACTOR` for it, unless it is a progressive one.
+    the memory: `max_pixels` is multiplied by `SHARES` for it, unless it is a progressive one.
 
     Args:
         path: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC (with pillow-heif), JPEG 2000, PPM, TGA or ICO, told by
@@ -91,7 +92,7 @@ def load_image(
             _described(str(path)),
             Image.open(file, formats=_known(formats)) as image,
         ):
-            _check_size(image.size, min_side, max_pixels * (JPEG_FACTOR if _is_reducible(image) else 1))
+            _check_size(image.size, min_side, int(max_pixels * _share(image)))
             if image.width * image.height > max_pixels:
                 image.draft(image.mode, _reduced(image.size, max_pixels))
             return _upright(image, background)
@@ -146,9 +147,9 @@ def _too_large(value: str, max_pixels: int) -> str:
     return f"has {value}, more than the limit of {max_pixels:,} (about {side}x{side}); scale it down first"
 
 
-def _is_reducible(image: Image.Image) -> bool:
-    """Whether the decoder can skip detail; a progressive JPEG is held whole before it can."""
-    return image.format in ("JPEG", "MPO") and "progressive" not in image.info
+def _share(image: Image.Image) -> float:
+    """Of the limit; a progressive JPEG is held whole before it can be reduced."""
+    return 1.0 if "progressive" in image.info else SHARES.get(image.format or "", 1.0)
 
 
 def _reduced(size: Size, max_pixels: int) -> Size:
@@ -187,7 +188,7 @@ def to_rgb(image: Image.Image, background: Colour = WHITE, name: str = "image") 
     """
     with _described(name):
         if getattr(image, "fp", None) is not None:  # not decoded yet
-            _check_size(image.size, 1, MAX_PIXELS * (JPEG_FACTOR if _is_reducible(image) else 1))
+            _check_size(image.size, 1, int(MAX_PIXELS * _share(image)))
         return _upright(image, background)
 
 
