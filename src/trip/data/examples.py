@@ -190,5 +190,5 @@ def unique(examples: Iterable[Example]) -> list[Example]:
         if key != example.key and not isinstance(example.video, Unusable):
             message = f"the key {printable(example.key)!r} is taken by an earlier clip; give every clip its own"
             example = replace(example, video=Unusable(reason="bad_entry", message=message), caption="")
-        found[key] = replace(example, key=key)
+        found[key] = example if key == example.key else replace(example, key=key)
     return list(found.values())

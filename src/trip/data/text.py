@@ -196,7 +196,11 @@ def _not_text(error: UnicodeDecodeError) -> str:
 
 def has_surrogates(text: str) -> bool:
     """Whether a text holds halves of characters, which no file and no tokenizer takes."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 # ------------------------------------------------------------------------------------------------------- showing
