@@ -5,7 +5,7 @@ along it: straight lines wobble, and objects leave doubles. So the simplest moti
 
 1. *camera*: DIS flow between neighbouring frames, checked forward and backward; a similarity by RANSAC, chained; then
    every frame is registered against the first one directly (flow of what is left, RANSAC again), which takes out the
-   drift of the chain.
+   drift of the chain, and the path is smoothed.
 2. *objects*: what still moves against the camera is cut into segments of the first frame; each gets one rigid motion
    per frame, registered against the first frame directly (ECC, Evangelidis and Psarakis 2008, blind to brightness).
    Which pixels are the object's is decided by which motion explains them over the whole clip.
@@ -48,6 +48,9 @@ AGREEMENT = 0.006
 TOLERANCE = 0.004
 """Largest distance from a fitted motion of a flow that follows it, in widths."""
 
+STEADY, SMALLEST_TREMBLE = 2.0, 0.0005
+"""Weight of second differences in the camera's path, and the scatter, in widths, that is not held against a frame."""
+
 SMALLEST_MOVE = 0.02
 """Way against the camera from which on something is an object of its own, in widths."""
 
@@ -66,8 +69,8 @@ SMALLEST_SEED = 0.003
 LARGEST_OBJECT = 0.5
 """Area from which on an object would be the scene, in shares of the picture."""
 
-CLEARLY = 0.65
-"""Share of the camera's misfit that an object's motion may leave over its pixels."""
+CLEARLY, LEAST_MISFIT = 0.65, 0.04
+"""Share of the camera's misfit that an object's motion may leave over its pixels, and the least such misfit, of 1."""
 
 MOST_OBJECTS = 4
 """Segments that are looked at; the rest follows the camera."""
@@ -155,21 +158,40 @@ class _Clip:
     # ------------------------------------------------------------------------------------------------- camera
 
     def camera(self) -> list[Map]:
-        """One similarity per frame, to the still."""
+        """One similarity per frame, to the still: chained, registered, smoothed, and registered from there again."""
         maps = [np.eye(3)]
         for index, (back, forth) in enumerate(zip(self.back, self.forth, strict=True)):
             step = self.similarity(self.bytes[index + 1], back, self.agree(back, forth))
             maps.append(self.registered(index + 1, maps[-1] @ step))
-        return maps
+        guesses = self.smoothed(maps)
+        return self.smoothed([guesses[0], *(self.registered(i, each) for i, each in enumerate(guesses[1:], 1))])
 
     def registered(self, index: int, guess: Map) -> Map:
         """A frame's map, corrected by the flow between the frame and the still moved as guessed."""
-        for _ in range(2):
-            shown = _warped(self.bytes[0], _moved(guess, self.places), cv2.INTER_CUBIC)
-            flow, back = dis_flow(self.bytes[index], shown), dis_flow(shown, self.bytes[index])
-            trusted = self.agree(flow, back) & self.within(_moved(guess, self.places))
-            guess = guess @ self.similarity(self.bytes[index], flow, trusted)
-        return guess
+        places = _moved(guess, self.places)
+        shown = _warped(self.bytes[0], places, cv2.INTER_CUBIC)
+        flow, back = dis_flow(self.bytes[index], shown), dis_flow(shown, self.bytes[index])
+        return guess @ self.similarity(self.bytes[index], flow, self.agree(flow, back) & self.within(places))
+
+    def smoothed(self, maps: list[Map]) -> list[Map]:
+        """A path without tremble: second differences are held against it, frames that are off count little.
+
+        A clip that a model made repeats its still badly in places, and a frame may be registered wrongly. The path is
+        smoothed as shift of the middle, log of the scale and turn, all as ways in widths; steady moves are left as they
+        are.
+        """
+        middle = np.array([(self.width - 1) / 2, (self.height - 1) / 2])
+        measured = np.stack([_path_point(each, middle, self.width) for each in maps])
+        bends = np.diff(np.eye(len(maps)), 2, axis=0)
+        padded = np.pad(measured, ((2, 2), (0, 0)), mode="reflect", reflect_type="odd") if len(maps) > 4 else None
+        path = measured if padded is None else np.median(np.stack([padded[i : i + len(maps)] for i in range(5)]), 0)
+        for _ in range(20):
+            off = np.linalg.norm(measured - path, axis=1)
+            scale = max(1.5 * float(np.median(off)), SMALLEST_TREMBLE)
+            weights = 1 / (1 + (off / (2 * scale)) ** 2) ** 2
+            weights[0] = 1e6
+            path = np.linalg.solve(np.diag(weights) + STEADY * bends.T @ bends, weights[:, None] * measured)
+        return [np.eye(3), *(_path_map(each, middle, self.width) for each in path[1:])]
 
     def is_still(self, maps: list[Map]) -> bool:
         """Whether the camera stands still."""
@@ -279,10 +301,16 @@ class _Clip:
         return cv2.GaussianBlur((total / count).astype(np.float32), (0, 0), 2)
 
     def explained(self, share: Mask, maps: list[Map], camera: list[Map]) -> bool:
-        """Whether an object of this motion is worth having: neither tiny nor the scene, and better than the camera."""
+        """Whether an object is worth having: neither tiny nor the scene, textured, and not explained by the camera.
+
+        Flow over a clear sky follows nothing: what it does there against the camera is no object.
+        """
         if not SMALLEST_OBJECT < share.mean() < LARGEST_OBJECT:
             return False
-        return bool(self.misfit(maps)[share].mean() < CLEARLY * self.misfit(camera)[share].mean())
+        texture = _texture(self.bytes[0])
+        own, other = self.misfit(maps)[share].mean(), self.misfit(camera)[share].mean()
+        clear = other > LEAST_MISFIT and own < CLEARLY * other
+        return bool(clear and np.median(texture[share]) > 0.5 * np.median(texture))
 
     # -------------------------------------------------------------------------------------------------- dense
 
@@ -372,18 +400,59 @@ def _moved(matrix: Map, places: Places) -> Places:
 
 
 def _similarity(start: Float[np.ndarray, "n 2"], end: Float[np.ndarray, "n 2"], tolerance: float) -> Map:
-    """The similarity that most points follow; the identity if there is none."""
+    """The similarity that most points follow; the identity if there is none.
+
+    RANSAC with three times the tolerance finds it, least squares with weights that shrink to the points' own scatter
+    (Geman and McClure's) refine it: exact on clean flow, and not at the mercy of a few points on a poor one.
+    """
     found, _ = cv2.estimateAffinePartial2D(
         np.ascontiguousarray(start), np.ascontiguousarray(end), method=cv2.RANSAC,
-        ransacReprojThreshold=tolerance, maxIters=500, confidence=0.999,
+        ransacReprojThreshold=3 * tolerance, maxIters=500, confidence=0.999,
     )  # fmt: skip
-    return np.eye(3) if found is None else np.vstack([found, [0, 0, 1]])
+    if found is None:
+        return np.eye(3)
+    matrix = np.vstack([found, [0, 0, 1]])
+    a, b = start.astype(np.float64) @ (1, 1j), end.astype(np.float64) @ (1, 1j)  # a similarity is linear in these
+    for _ in range(10):
+        off = np.linalg.norm(start @ matrix[:2, :2].T + matrix[:2, 2] - end, axis=1)
+        near = off < 3 * tolerance
+        if near.sum() < 10:
+            break
+        weights = near / (1 + (off / max(1.5 * float(np.median(off[near])), tolerance / 20)) ** 2) ** 2
+        mean_a, mean_b = (weights @ a) / weights.sum(), (weights @ b) / weights.sum()
+        power = weights @ np.abs(a - mean_a) ** 2
+        if power <= 0:
+            break
+        factor = (weights * (a - mean_a).conj()) @ (b - mean_b) / power
+        shift = mean_b - factor * mean_a
+        matrix = np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag], [0, 0, 1]])
+    return matrix
+
+
+def _path_point(matrix: Map, middle: Float[np.ndarray, "2"], width: int) -> Float[np.ndarray, "4"]:
+    """Shift of the middle, log of the scale and turn of a similarity, as ways in widths a third of a width off."""
+    shift = (matrix[:2, :2] @ middle + matrix[:2, 2] - middle) / width
+    scale = 0.5 * np.log(max(float(np.linalg.det(matrix[:2, :2])), 1e-6))
+    return np.array([*shift, scale / 3, np.arctan2(matrix[1, 0], matrix[0, 0]) / 3])
+
+
+def _path_map(point: Float[np.ndarray, "4"], middle: Float[np.ndarray, "2"], width: int) -> Map:
+    """The similarity that `_path_point` describes."""
+    factor = np.exp(3 * (point[2] + 1j * point[3]))
+    matrix = np.array([[factor.real, -factor.imag, 0], [factor.imag, factor.real, 0], [0, 0, 1]])
+    matrix[:2, 2] = middle + width * point[:2] - matrix[:2, :2] @ middle
+    return matrix
+
+
+def _texture(picture: np.ndarray) -> Grey:
+    """Mean slope around every pixel."""
+    slope = np.abs(cv2.Sobel(picture, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(picture, cv2.CV_32F, 0, 1))
+    return cv2.GaussianBlur(slope, (0, 0), 3)
 
 
 def _textured(picture: np.ndarray) -> Bool[np.ndarray, "h w"]:
     """The 70 % of the picture with most texture around them."""
-    slope = np.abs(cv2.Sobel(picture, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(picture, cv2.CV_32F, 0, 1))
-    texture = cv2.GaussianBlur(slope, (0, 0), 3)
+    texture = _texture(picture)
     return texture > np.quantile(texture, 0.3)
 
 
