@@ -429,9 +429,11 @@ def animate_list(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thu
     file.write_bytes(encoded(spoil_table(rows, rng, csv), rng))
 
     def collect() -> None:
-        for job in collect_jobs(Animate(image=file, output=str(out), prompt=pick(rng, (None, "it moves")))):
-            inside = Path(str(job.output)).resolve().is_relative_to(out.resolve())
+        jobs, faults = collect_jobs(Animate(image=file, output=str(out), prompt=pick(rng, (None, "it moves"))))
+        for job in jobs:
+            inside = Path(job.output).resolve().is_relative_to(out.resolve())
             assert inside, f"{job.output!r} would be written outside of the output"
+        assert not any("\n" in str(fault) for fault in faults), faults
 
     yield collect
 

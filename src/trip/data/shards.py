@@ -454,6 +454,8 @@ def write_shards(
     if not 1 <= clips_per_shard <= MOST_CLIPS:
         raise ValueError(f"clips_per_shard (={clips_per_shard}) must be at least 1 and at most {MOST_CLIPS}")
     named = _named(examples, on_fault or _refuse)
+    if not named:
+        raise ValueError(f"there are no clips that can be packed into {folder}; check the source with trip data check")
     listed = json.dumps([(name, example.caption) for name, example in named])
     digest = hashlib.sha256(listed.encode()).hexdigest()
     with lock_folder(folder):
@@ -497,8 +499,6 @@ def _named(examples: Sequence[Example], on_fault: OnFault) -> list[tuple[str, Ex
             on_fault(example, f"in a shard it becomes {name!r}, as {printable(named[name].key)!r} does; rename one")
         else:
             named[name] = example
-    if not named:
-        raise ValueError("there are no clips that can be packed; check the source with trip data check")
     return sorted(named.items())
 
 
