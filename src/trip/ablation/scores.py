@@ -21,6 +21,7 @@ from torch import Tensor
 from trip.condition import still
 from trip.data.captions import CAMERA_KINDS, draw_caption
 from trip.data.latents import LatentClips
+from trip.data.text import printable
 from trip.evaluation.features.base import FeatureNetwork
 from trip.evaluation.metrics import PAIRINGS, clip_motion, frame_consistency
 from trip.evaluation.motion import camera_motion, dense_flows
@@ -52,19 +53,27 @@ def held_out_clips(folder: Path, count: int) -> HeldOut:
         ValueError: fewer clips than asked.
     """
     clips = LatentClips(folder)
-    kinds = [about.get("kind") for about in clips.descriptions]
+    kinds = [kind if isinstance(kind := about.get("kind"), str) else None for about in clips.descriptions]
     synthetic = any(kind is not None for kind in kinds)
     chosen = [i for i, kind in enumerate(kinds) if not synthetic or kind in CAMERA_KINDS][:count]
     if len(chosen) < count:
         raise ValueError(f"{folder} has {len(chosen)} clips to score on, {count} are wanted; add some or ask for fewer")
     latents, about = zip(*(clips[i] for i in chosen), strict=True)
-    captions = [caption_of(description, index) for index, description in zip(chosen, about, strict=True)]
+    try:
+        captions = [caption_of(description, index) for index, description in zip(chosen, about, strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        reason = printable(error, 200)
+        raise ValueError(
+            f"{folder} has descriptions that no caption can be made of ({reason}); cache it again"
+        ) from None
     return HeldOut(latents=torch.stack(latents).float(), captions=captions, kinds=[kinds[i] for i in chosen])
 
 
 def caption_of(about: dict[str, Any], index: int) -> str:
     """A cached clip's caption; of synthetic ones, a wording that depends on the index."""
     if "kind" not in about:
+        if not isinstance(about.get("caption"), str):
+            raise ValueError(f"clip {index} has no caption")
         return about["caption"]
     rng = np.random.default_rng((7, index))
     return draw_caption(about["kind"], rng, "train", about["subject"], about["speed"])

@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from trip.data.containers import Fault, read_tags
-from trip.data.text import open_regular
+from trip.data.text import open_regular, printable
 
 SCHEMA = "trip-clip"
 VERSION = 1
@@ -202,7 +202,9 @@ def decode_metadata(text: str | bytes) -> dict[str, Any] | None:
     if not isinstance(version, int):
         return None
     if version > VERSION:
-        raise ValueError(f"metadata version {version} is later than {VERSION}, this trip's; upgrade trip-i2v")
+        raise ValueError(
+            f"metadata version {printable(version, 20)} is later than {VERSION}, this trip's; upgrade trip-i2v"
+        )
     return record
 
 
@@ -244,7 +246,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def find_metadata(path: Path) -> dict[str, Any] | None:
     """As `read_metadata`, but None where nothing is recorded. A side-car of the same clip adds the paths."""
-    record, beside = _embedded(path), _of_json(sidecar_path(path))
+    try:
+        record, beside = _embedded(path), _of_json(sidecar_path(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return beside if record is None or (beside is not None and names_only(beside) == record) else record
 
 

@@ -269,7 +269,10 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """All members, of which tarfile keeps none."""
     before = -1
     for count in range(MOST_MEMBERS + 1):
-        member = tar.next()
+        try:
+            member = tar.next()
+        except (OSError, OverflowError) as error:  # a size beyond what can be sought
+            raise tarfile.ReadError(f"a header that leads out of the file ({error})") from None
         if member is None:
             return
         if member.offset_data <= before or member.size < 0:

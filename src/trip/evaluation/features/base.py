@@ -162,7 +162,8 @@ def load_strictly(network: nn.Module, path: Path, title: str) -> nn.Module:
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     wrong = sorted(name for name in shapes.keys() | tensors.keys() if not _fits(name, shapes, tensors))
     if wrong:
-        raise ValueError(f"{path} does not hold {title}: {len(wrong)} tensors differ, such as {wrong[0]}; get it again")
+        example = printable(wrong[0], 100)
+        raise ValueError(f"{path} does not hold {title}: {len(wrong)} tensors differ, such as {example}; get it again")
     network.load_state_dict(tensors)
     return fold_norms(network.eval()).requires_grad_(False)
 
