@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from trip.discovery import announce
+
 if TYPE_CHECKING:
     from trip.denoiser import TripDenoiser as TripDenoiser
     from trip.models import bundled_model_path as bundled_model_path
@@ -36,3 +38,6 @@ def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module 'trip' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
+
+
+announce()

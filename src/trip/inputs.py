@@ -176,7 +176,7 @@ def tensor_of(image: np.ndarray | Tensor) -> Float[Tensor, "3 H W"]:
         dtype.is_floating_point if isinstance(dtype, torch.dtype) else np.issubdtype(dtype, np.floating)
     )
     if channels == 3 and known and 0 not in shape:
-        pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).permute(2, 0, 1)
         pixels = pixels.detach().float() / 255 if pixels.dtype == torch.uint8 else pixels.detach().float()
         if bool((pixels.abs() <= 1).all()):
             return pixels

@@ -26,7 +26,14 @@ from functools import partial
 from typing import Any, no_type_check
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet3DConditionModel, UNetMotionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DiffusionPipeline,
+    UNet3DConditionModel,
+    UNetMotionModel,
+    pipelines,
+)
 from diffusers.callbacks import IPAdapterScaleCutoffCallback, MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_loading_utils import _fetch_class_library_tuple
 from diffusers.utils import BaseOutput, logging
@@ -40,6 +47,7 @@ from trip import calls, sampler
 from trip.codec import codec_of
 from trip.condition import Condition, first_frame
 from trip.denoiser import TripDenoiser
+from trip.discovery import give_name
 from trip.foreign import PerFrameText, load_whole, source_components, to_residual_unet
 from trip.guidance import ALWAYS, Guidance, Interval
 from trip.inputs import (
@@ -788,3 +796,6 @@ def settings_of(unet: Any, said: Mapping[str, Any]) -> dict[str, Any]:
     if hasattr(unet, "register_to_config") and settings != (recorded or SETTINGS):
         unet.register_to_config(_pipeline=settings)
     return settings
+
+
+give_name(pipelines)  # where diffusers' own helpers look pipelines up

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.loaders.peft import _SET_ADAPTER_SCALE_FN_MAPPING
 from diffusers.models.activations import get_activation
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
@@ -476,3 +477,7 @@ def check_config(config: Any, head_dims: Sequence[int]) -> None:
             raise ValueError(f"norm_num_groups (={groups}) does not divide {width} channels; change one of them")
         if width < head_dim:
             raise ValueError(f"attention_head_dim (={head_dim}) exceeds {width} channels; choose at most {width}")
+
+
+# diffusers knows by a class's name how strengths of adapters that are given by block are spread over its layers.
+_SET_ADAPTER_SCALE_FN_MAPPING[ResidualUNet3D.__name__] = _SET_ADAPTER_SCALE_FN_MAPPING["UNet2DConditionModel"]

@@ -113,6 +113,8 @@ def rehearse(
     rehearsed, name = copy.deepcopy(scheduler), type(scheduler).__name__
     generator = torch.Generator().manual_seed(0)
     timesteps = set_timesteps(rehearsed, num_inference_steps, "cpu", custom)
+    if "Inverse" in name or timesteps[0] < timesteps[-1]:
+        raise ValueError(f"{name} goes from clip to noise; use for example DDIM, DPMSolverMultistep, UniPC or Euler")
     options = accepted(rehearsed.step, generator=generator, eta=eta)
     z_0 = 10.0 * (1 - 2 * (torch.arange(channels) % 2)).reshape(1, channels, 1, 1, 1)
     eps = torch.randn(z_0.shape, generator=generator)

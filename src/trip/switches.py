@@ -11,6 +11,8 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import logging
 from torch import nn
 
+from trip.loading import one_line, shown
+
 logger = logging.get_logger(__name__)
 
 
@@ -27,7 +29,11 @@ class Switches(StableDiffusionLoraLoaderMixin):
     def lora_state_dict(cls, pretrained_model_name_or_path_or_dict: Any, **kwargs: Any) -> Any:
         """As diffusers', from safetensors only."""
         kwargs["use_safetensors"] = True
-        return super().lora_state_dict(pretrained_model_name_or_path_or_dict, **kwargs)
+        source = pretrained_model_name_or_path_or_dict
+        if isinstance(source, dict):
+            return super().lora_state_dict(source, **kwargs)
+        with one_line(f"LoRA {shown(source)}"):
+            return super().lora_state_dict(source, **kwargs)
 
     @contextmanager
     def lora_scaled(self, scale: float | None) -> Iterator[None]:

@@ -184,11 +184,9 @@ class Worker:
 
 
 def prepare(folder: Path) -> None:
-    """Make the good files, and one input of every kind: what cannot be imported ends the run here."""
+    """Make the good files."""
     silence()
     make_seeds(folder)
-    for name, kind in KINDS.items():
-        run_case(None, folder.parent, kind.spoil, name, -1, 0)
 
 
 def work(pipe, scratch: Path, seed: int, patience: float, keep: bool) -> None:
@@ -196,28 +194,28 @@ def work(pipe, scratch: Path, seed: int, patience: float, keep: bool) -> None:
     silence()
     guard = Guard(scratch, patience)
     for name, kind in KINDS.items():  # what is imported and cached on the first call is no input's doing
-        run_case(None, scratch, kind.spoil, name, -1, seed)
+        run_case(guard, scratch, kind.spoil, name, -1, seed, warming=True)
     while case := pipe.recv():
         name, number = case
         pipe.send(run_case(guard, scratch, KINDS[name].spoil, name, number, seed, keep=keep))
 
 
-def run_case(guard, scratch, spoil, name, number, seed, keep=False) -> Outcome:
-    """Make one input in a folder of its own and judge what comes of it, unless there is no guard."""
+def run_case(guard, scratch, spoil, name, number, seed, keep=False, warming=False) -> Outcome:
+    """Make one input in a folder of its own and judge what comes of it."""
     import numpy as np
 
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
     rng = np.random.default_rng((seed, sorted(KINDS).index(name), number + 1))
     try:
-        if guard is None:
-            for thunk in spoil(scratch / "seeds", folder, rng, 9):
+        if warming:
+            for thunk in spoil(scratch / "seeds", folder, rng, guard.port):
                 with suppress(Exception), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                     thunk()  # judged when it is not the first
             return Outcome("ok")
         return guard.judge(lambda: spoil(scratch / "seeds", folder, rng, guard.port), (str(folder), folder.name))
     finally:
         os.chdir(scratch)
-        if keep and guard is not None:
+        if keep and not warming:
             print(f"its files: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)

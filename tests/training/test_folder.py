@@ -11,19 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from tiny_run import tiny_run
 from trip.apps.cli import main
 from trip.pipeline import TripPipeline
-from trip.training.batches import CachedClips, open_source
+from trip.training.batches import open_source
 from trip.training.config import TrainingConfig
-from trip.training.encoders import module_sha256
 from trip.training.folder import claimed
 from trip.training.monitor import check_log
-from trip.training.parts import build_pipeline
-from trip.training.run import about_cache, make_accelerator, train
+from trip.training.run import make_accelerator, train
 from trip.training.trainer import Run, resume, start_run
 
 
@@ -173,30 +170,6 @@ def test_the_lock_of_a_dead_run_is_not_in_the_way_even_where_its_loaders_live(ru
     with claimed(run):
         os.kill(loader, 0)  # it lives
     os.kill(loader, signal.SIGKILL)
-
-
-def test_a_finished_run_says_so_and_prints_its_result_once(finished: Path, run: Path, capsys) -> None:
-    flags = ["--config", str(finished / "config.json"), "--output-dir", str(run), "--resume", "latest"]
-    assert main(["train", "--cpu", "--quiet", *flags]) == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines() == [str(run / "final")]
-    assert said.err.splitlines() == ["trip: the run is at step 2 of 2 already; raise --steps to train on"]
-
-
-def test_a_cache_of_another_autoencoder_is_told_or_refused(finished: Path) -> None:
-    config = short(finished)
-    source = open_source(config)
-    assert isinstance(source, CachedClips)
-    pipeline = build_pipeline(config, lambda _: torch.ones(4))
-    assert about_cache(source, pipeline) == ""
-    source.clips.manifest |= {"vae_sha256": module_sha256(pipeline.vae), "text_sha256": "0"}
-    assert about_cache(source, pipeline) == ""  # its captions are drawn afresh
-    source.clips.manifest["vae_sha256"] = "0"
-    assert about_cache(source, pipeline).endswith("was made with another autoencoder than this run has")
-    wider = AutoencoderKL(block_out_channels=(4, 4), norm_num_groups=2, latent_channels=3)
-    with pytest.raises(ValueError, match=r"has latents of 4 channels, and the run's autoencoder makes 3; give the aut"):
-        pipeline.register_modules(vae=wider)
-        about_cache(source, pipeline)
 
 
 def of_json(value: object) -> Callable[[Path], object]:
