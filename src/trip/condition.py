@@ -93,9 +93,10 @@ class Condition:
 
 
 def _joined(values: list[Tensor]) -> Tensor:
-    """One batch; what holds for all clips, a table or a mask of one, stays."""
-    first, shared = values[0], values[0].ndim < 3 or all(value is values[0] for value in values)
-    return first if shared and (first.ndim < 3 or len(first) == 1) else torch.cat(values)
+    """One batch; a table, or a mask of one for all clips, stays. A mask has one channel, a picture's latents more."""
+    first = values[0]
+    mask = first.ndim == 5 and first.shape[:2] == (1, 1) and all(value is first for value in values)
+    return first if mask or first.ndim < 3 else torch.cat(values)
 
 
 def _each(values: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:
