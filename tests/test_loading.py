@@ -271,6 +271,29 @@ def test_transformers_are_loaded_without_code_and_pickles(copy: Path) -> None:
     fails("text encoder .* cannot be loaded", load_transformers, CLIPTextModel, folder, part="text encoder")
 
 
+def test_published_layouts_load_though_their_names_differ(tmp_path: Path) -> None:
+    """Older files name the attention of the autoencoder otherwise, and carry the text encoder's positions."""
+    folder = tiny_models.saved(tiny_models.text_to_video_pipeline(), tmp_path / "m")
+    expected = TripPipeline.from_text_to_video(folder)
+
+    def older_vae(tensors: dict) -> None:
+        for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+            for name in [name for name in tensors if f"attentions.0.{new}." in name]:
+                tensors[name.replace(new, old)] = tensors.pop(name)
+
+    def older_text(tensors: dict) -> None:
+        for name in list(tensors):
+            tensors[f"text_model.{name}"] = tensors.pop(name)
+        tensors["text_model.embeddings.position_ids"] = torch.arange(tiny_models.TOKENS)[None]
+
+    change(folder / "vae", older_vae)
+    change(folder / "text_encoder", older_text)
+    found = TripPipeline.from_text_to_video(folder)
+    for part in ("vae", "text_encoder"):
+        state = found.components[part].state_dict()
+        assert all(torch.equal(x, state[name]) for name, x in expected.components[part].state_dict().items())
+
+
 # ------------------------------------------------------------------------------------------------------- saving
 
 

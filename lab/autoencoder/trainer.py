@@ -23,6 +23,7 @@ from lab.autoencoder.network import (
     posterior_mean,
 )
 from lab.autoencoder.objective import reconstruction_loss, resample_affine
+from trip.loading import load_autoencoder
 from trip.training.optimizers import MatrixMuon
 
 
@@ -48,7 +49,7 @@ class Trainer:
         self.vae = build_autoencoder(config)
         self.norm: nn.Module = nn.BatchNorm2d(config.latent_channels, affine=False, momentum=0.02)
         if config.initial is not None:
-            load_widened(self.vae, AutoencoderKL.from_pretrained(config.initial))
+            load_widened(self.vae, load_autoencoder(config.initial))
         if config.freeze_encoder:
             self.norm = nn.Identity()
             for name, param in self.vae.named_parameters():

@@ -451,18 +451,18 @@ def load_transformers(
     return loaded
 
 
-def load_tokenizer(source: Source, **options: Any) -> Any:
-    """A tokenizer of transformers, whichever the folder or hub id holds; never code of its own.
+def load_tokenizer(source: Source, kind: Any = None, **options: Any) -> Any:
+    """A tokenizer of transformers, of a class or whichever the folder or hub id holds; never code of its own.
 
     Raises:
         ValueError: it cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
+    if kind is None:
+        from transformers import AutoTokenizer as kind
     if os.path.isdir(source):
         check_regular(Path(source))
     with one_line(f"tokenizer {shown(source)}"):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
 
 
 class one_line:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DConditionModel, UNet3DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel, UNet3DConditionModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -119,3 +119,45 @@ def test_trip_train_moves_what_it_is_told_to(start: TrainingConfig, trainable: s
     assert (tmp_path / "run" / "lora").is_dir() == (trainable == "lora")
     frames = pipeline(torch.rand(3, 16, 16), "pan", num_frames=4, num_inference_steps=2, output_type="np").frames
     assert frames.shape == (1, 4, 16, 16, 3)
+
+
+# ---------------------------------------------------------------------------------------- another autoencoder
+
+
+@pytest.fixture
+def tiny_autoencoder(tmp_path: Path) -> Path:
+    """An AutoencoderTiny: halves once, four channels."""
+    torch.manual_seed(0)
+    widths = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    vae = AutoencoderTiny(**widths, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    vae.save_pretrained(tmp_path / "tiny-vae")
+    return tmp_path / "tiny-vae"
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["drawn", "cached"])
+def test_training_takes_any_image_autoencoder_and_its_channels(
+    tiny_autoencoder: Path, tmp_path: Path, cached: bool, capsys: pytest.CaptureFixture
+) -> None:
+    """The presets' networks have the 24 channels of trip-mini's autoencoder; those of a fresh one follow from --vae."""
+    flags = ["train", "--preset", "smoke", "--steps", "2", "--batch-size", "2", "--sigma-clips", "4", "--trackers"]
+    flags += ["--size", "16", "--validation-every", "0", "--cpu", "--quiet", "--output-dir", str(tmp_path / "run")]
+    if cached:
+        about = {"kind": "pan_left", "reverse_kind": "pan_right", "subject": None, "speed": "normal"}
+        open_cache(tmp_path / "cache", {})
+        write_shard(tmp_path / "cache", 0, torch.randn(4, 8, 4, 8, 8), [about] * 4)
+        flags += ["--data", str(tmp_path / "cache")]
+        assert main(flags) == 2
+        assert "holds latents of 4 channels and the autoencoder has 24" in capsys.readouterr().err
+    assert main([*flags, "--vae", str(tiny_autoencoder)]) == 0
+    made = TripPipeline.from_pretrained(tmp_path / "run" / "final")
+    assert isinstance(made.vae, AutoencoderTiny)
+    assert (made.unet.config["in_channels"], made.unet.config["out_channels"]) == (8, 4)
+    assert made.fusion.config["latent_channels"] == 4
+    call = {"num_frames": 4, "num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
+    assert made(torch.rand(3, 16, 16), "pan", **call).frames.shape == (1, 4, 16, 16, 3)
+
+
+def test_an_autoencoder_that_the_network_was_not_trained_with_is_refused(tiny_autoencoder: Path) -> None:
+    config = TrainingConfig(initial="trip-mini", vae=str(tiny_autoencoder), data="procedural", trackers=())
+    with pytest.raises(ValueError, match="makes 24 channels and the autoencoder has 4; use the autoencoder"):
+        start_run(config, open_source(config), Accelerator(cpu=True))

@@ -26,7 +26,7 @@ from trip.condition import still
 from trip.denoiser import TripDenoiser
 from trip.pipeline import TripPipeline
 from trip.schedule import noise_levels
-from trip.training.batches import Batch, Faults, Source, encode, first_latents, make_loader
+from trip.training.batches import Batch, CachedClips, Faults, Source, encode, first_latents, make_loader
 from trip.training.checkpoint import load_checkpoint, save_checkpoint
 from trip.training.config import TrainingConfig
 from trip.training.objective import Noising, Objective, draw_timesteps, measure_sigma, trip_loss
@@ -71,6 +71,18 @@ class Run:
 # ----------------------------------------------------------------------------------------------------- start
 
 
+def check_latents(source: Source, pipeline: TripPipeline) -> None:
+    """Raise ValueError for cached latents that the pipeline's autoencoder cannot have made."""
+    if not isinstance(source, CachedClips):
+        return
+    found, wanted = source.clips.latent_shape[0], pipeline.vae.config["latent_channels"]
+    if found != wanted:
+        raise ValueError(
+            f"the cache {source.clips.folder} holds latents of {found} channels and the autoencoder has {wanted}; name "
+            "the autoencoder that it was made with by --vae"
+        )
+
+
 def start_run(config: TrainingConfig, source: Source, accelerator: Accelerator) -> Run:
     """Build the pipeline, measure sigma on clips, and hand the network to accelerate.
 
@@ -85,6 +97,7 @@ def start_run(config: TrainingConfig, source: Source, accelerator: Accelerator) 
         return sigma
 
     pipeline = build_pipeline(config, measure)
+    check_latents(source, pipeline)
     if "sigma" in pipeline.fusion.config:
         sigma = pipeline.fusion.table("sigma")
     elif not len(sigma):  # a linear fusion of the folder's own, which has no such table

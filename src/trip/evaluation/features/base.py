@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from trip.data.text import printable
-
-SAFELY: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
-"""How transformers' loaders are called: no pickle is read, and code that lies beside the weights is not run."""
 
 NORM_EPS = 1e-3
 """Of every batch normalisation in networks that come from TensorFlow."""
@@ -142,11 +137,6 @@ def fold_norms(network: nn.Module) -> nn.Module:
                 setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
                 setattr(module, norm, nn.Identity())
     return network
-
-
-def reason_of(error: Exception) -> str:
-    """Why a library could not load a model, in one line."""
-    return printable((str(error).strip() or type(error).__name__).partition("\n")[0], 300)
 
 
 def load_strictly(network: nn.Module, path: Path, title: str) -> nn.Module:

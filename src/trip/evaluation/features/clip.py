@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer, PreTrainedTokenizerBase
 
-from trip.evaluation.features.base import SAFELY, FrameFeatures, reason_of
+from trip.evaluation.features.base import FrameFeatures
+from trip.loading import load_tokenizer, load_transformers
 
 PUBLISHED = {"ViT-B/32": "openai/clip-vit-base-patch32", "ViT-L/14": "openai/clip-vit-large-patch14"}
 """Short name -> hub id. The paper names no backbone; both are in use."""
@@ -50,14 +50,10 @@ def clip_features(model: str | Path = "ViT-B/32", device: str = "cpu") -> CLIPFe
     """
     source = PUBLISHED.get(str(model), str(model))
     try:
-        loaded: Any = CLIPModel.from_pretrained(source, output_loading_info=True, **SAFELY)
-        tokenizer = CLIPTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        reason = reason_of(error)
-        raise ValueError(f"CLIP cannot be loaded from {source} ({reason}); give a folder or hub id of one") from None
-    network, info = loaded
-    if info["missing_keys"]:
-        raise ValueError(f"{source} lacks weights of CLIP, such as {min(info['missing_keys'])}; give another model")
+        network = load_transformers(CLIPModel, source, part="CLIP")
+        tokenizer = load_tokenizer(source, CLIPTokenizer)
+    except ValueError as error:
+        raise ValueError(f"{error}; or give a folder or hub id of a CLIP") from None
     network = network.eval().requires_grad_(False).to(device)
     size = network.config.vision_config.image_size
     return CLIPFeatures(

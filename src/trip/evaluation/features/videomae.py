@@ -6,7 +6,6 @@ ViT-g fine-tuned on Something-Something v2; whatever checkpoint is given here, i
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -14,7 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import VideoMAEForVideoClassification
 
-from trip.evaluation.features.base import SAFELY, VideoFeatures, reason_of, squash
+from trip.evaluation.features.base import VideoFeatures, squash
+from trip.loading import load_transformers
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -39,15 +39,9 @@ def videomae_features(model: str | Path, device: str = "cpu") -> VideoFeatures:
         ValueError: it cannot be loaded, or was not trained to classify.
     """
     try:
-        loaded: Any = VideoMAEForVideoClassification.from_pretrained(model, output_loading_info=True, **SAFELY)
-    except Exception as error:
-        raise ValueError(
-            f"VideoMAE cannot be loaded from {model} ({reason_of(error)}); give a folder or hub id"
-        ) from None
-    network, info = loaded
-    if info["missing_keys"]:
-        lacking = min(info["missing_keys"])
-        raise ValueError(f"{model} lacks weights of a VideoMAE classifier, such as {lacking}; give a fine-tuned one")
+        network = load_transformers(VideoMAEForVideoClassification, model, part="VideoMAE classifier")
+    except ValueError as error:
+        raise ValueError(f"{error}; give a folder or hub id of a fine-tuned one") from None
     size, seen = network.config.image_size, network.config.num_frames
     pooled = PooledVideoMAE(network).eval().requires_grad_(False).to(device)
     return VideoFeatures(
