@@ -87,6 +87,6 @@ def test_pickled_weights_are_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "clip")
     torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="CLIP .* cannot be loaded") as caught:
+    with pytest.raises(ValueError, match=r"CLIP .* cannot be loaded") as caught:
         clip_features(copy)
     assert "safetensors" in str(caught.value) and "\n" not in str(caught.value)

@@ -44,7 +44,7 @@ def test_frames_are_spread_evenly_and_must_suffice():
 
 def test_a_model_that_was_not_fine_tuned_is_refused(tmp_path):
     VideoMAEModel(VideoMAEConfig(**CONFIG)).save_pretrained(tmp_path / "bare")
-    with pytest.raises(ValueError, match="lacks the tensor classifier.*fine-tuned one"):
+    with pytest.raises(ValueError, match=r"lacks the tensor classifier.*fine-tuned one"):
         videomae_features(tmp_path / "bare")
     with pytest.raises(ValueError, match="cannot be loaded"):
         videomae_features(tmp_path / "nothing")
