@@ -264,6 +264,8 @@ def test_callbacks_that_cannot_work_are_one_line(pipe):
         run(pipe, callback_on_step_end=IPAdapterScaleCutoffCallback())
     with pytest.raises(ValueError, match=r"callback's latents has shape \(1,\); return \(1, 4"):
         run(pipe, **returning("latents", lambda _: torch.zeros(1)))
+    with pytest.raises(ValueError, match="the callback returned True; return a dict"):
+        run(pipe, callback_on_step_end=lambda *_: True)
     with pytest.raises(ValueError, match=r"prompt_embeds \(='x'\) must be a tensor"):
         run(pipe, **returning("prompt_embeds", lambda _: "x"))
 

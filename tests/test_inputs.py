@@ -187,6 +187,8 @@ def test_encode_prompt_has_diffusers_arguments(pipe):
     skipped = pipe.encode_prompt("pan", clip_skip=1)[0]
     hidden = pipe.text_encoder(pipe.tokenizer("pan", padding="max_length", return_tensors="pt").input_ids)
     assert skipped.shape == (1, TOKENS, TEXT) and not torch.allclose(skipped, hidden.last_hidden_state)
+    with pytest.raises(ValueError, match="2 texts do not match 3"):
+        pipe.encode_prompt(["pan"] * 3, negative_prompt=["zoom"] * 2)
     with pytest.raises(ValueError, match=r"device \(='zoom'\) is no device"):
         pipe.encode_prompt("pan", "zoom")
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from trip.data.images import to_rgb
+from trip.data.text import has_surrogates
 
 Still = Image.Image | Tensor
 """An upright RGB picture, or floats (3, H, W) in [0, 1]."""
@@ -117,7 +118,7 @@ def as_texts(name: str, value: Any) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{name} (={shown(text)}) must be a text; pass a str or a list of them")
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if has_surrogates(text):
             raise ValueError(f"{name} (={shown(text)}) holds half a character (a lone surrogate); correct it")
     return list(texts)
 

@@ -445,7 +445,10 @@ class TripPipeline(Switches, DiffusionPipeline):
             )
         if prompt_embeds is None and negative_prompt_embeds is None:
             raise ValueError("prompt (=None) is missing; pass a text, or prompt_embeds")
-        count = max(len(each) for each in (prompt_embeds, negative_prompt_embeds) if each is not None) * copies
+        counts = {len(each) for each in (prompt_embeds, negative_prompt_embeds) if each is not None}
+        if len(counts - {1}) > 1:
+            raise ValueError(f"{min(counts)} texts do not match {max(counts)}; give as many negative prompts, or one")
+        count = max(counts) * copies
         prompt_embeds = None if prompt_embeds is None else one_per_clip(prompt_embeds, count, device)
         if not do_classifier_free_guidance:
             negative_prompt_embeds = None
@@ -729,7 +732,10 @@ class TripPipeline(Switches, DiffusionPipeline):
             "negative_prompt_embeds": step.condition.null_text,
         }
         given = {name: old[name] if old[name] is None else old[name].clone() for name in names}
-        returned = callback(self, step.index, step.timestep, dict(given)) or {}
+        returned = callback(self, step.index, step.timestep, dict(given))
+        if not isinstance(returned, Mapping | None):
+            raise ValueError(f"the callback returned {shown(returned)}; return a dict of tensors by name, or None")
+        returned = returned or {}
         new = {name: same_shape(name, returned.get(name, given.get(name)), tensor) for name, tensor in old.items()}
         if new["denoised_latents"] is not None:
             step.z_t = step.remake(new["denoised_latents"])
