@@ -32,6 +32,18 @@ def test_repeating_goes_clip_by_clip_and_tables_and_shared_masks_stay(condition)
     assert Condition(reference=condition.reference, spread=spread).repeat(3).spread.shape == (3 * B, 1, F, H, W)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_branches_of_any_batch_have_all_their_tensors(batch, rng):
+    """Guidance stacks conditions that differ in their text alone; a spread per channel is shared by all clips."""
+    image = torch.randn(batch, C, 1, H, W, generator=rng)
+    text, null = torch.randn(2, batch, 5, 8, generator=rng)
+    spread = torch.rand(1, C, F, 1, 1)
+    condition = still(image, spread=spread, pinned=first_frame(F), text=text, null_text=null)
+    both = Condition.stack([condition, condition.without_text()])
+    assert len(both.reference) == len(both.image) == len(both.text) == 2 * batch
+    assert both.spread is spread and len(both.pinned) == 1
+
+
 def test_dropping_text_and_image_keeps_the_prior(condition):
     assert torch.equal(condition.without_text().text, condition.null_text)
     assert not condition.without_image().image.any()

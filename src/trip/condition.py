@@ -75,7 +75,7 @@ class Condition:
 
     def to(self, *arguments: Any) -> "Condition":
         """Every tensor moved or cast by `Tensor.to`."""
-        return _each([self], lambda values: values[0].to(*arguments))
+        return _each([self], lambda _, values: values[0].to(*arguments))
 
     def pin(self, clip: Clip) -> Clip:
         """The clip with what is certain where it is pinned."""
@@ -92,19 +92,22 @@ class Condition:
         return conditions[0] if len(conditions) == 1 else _each(conditions, _joined)
 
 
-def _joined(values: list[Tensor]) -> Tensor:
-    """One batch; a table, or a mask of one for all clips, stays. A mask has one channel, a picture's latents more."""
-    first = values[0]
-    mask = first.ndim == 5 and first.shape[:2] == (1, 1) and all(value is first for value in values)
-    return first if mask or first.ndim < 3 else torch.cat(values)
+SHARED = ("pinned", "spread")
+"""Fields that may hold one value for all clips."""
 
 
-def _each(values: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:
-    """The same dataclass with `function` of each field's tensors; None stays None."""
+def _joined(name: str, values: list[Tensor]) -> Tensor:
+    """One batch; what is shared by all clips of all branches stays as it is."""
+    shared = name in SHARED and (values[0].ndim < 3 or (len(values[0]) == 1 and all(v is values[0] for v in values)))
+    return values[0] if shared else torch.cat(values)
+
+
+def _each(values: Sequence[Any], function: Callable[[str, list[Tensor]], Tensor], name: str = "") -> Any:
+    """The same dataclass with `function` of each field's name and tensors; None stays None."""
     if values[0] is None or isinstance(values[0], Tensor):
-        return values[0] if values[0] is None else function(list(values))
+        return values[0] if values[0] is None else function(name, list(values))
     names = [field.name for field in fields(values[0])]
-    return replace(values[0], **{name: _each([getattr(v, name) for v in values], function) for name in names})
+    return replace(values[0], **{each: _each([getattr(v, each) for v in values], function, each) for each in names})
 
 
 def still(image: Float[Tensor, "b c 1 h w"], *, keep: Float[Tensor, "b"] | None = None, **others: Any) -> Condition:
