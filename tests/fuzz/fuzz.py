@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -174,7 +175,10 @@ class Worker:
         """How it ended, if it did."""
         try:
             if self.pipe.poll(0.01):
-                return self.pipe.recv()
+                answer = self.pipe.recv()
+                if isinstance(answer, str):  # no input's fault: what is called has moved
+                    raise SystemExit(answer)
+                return answer
         except (EOFError, OSError):
             return Outcome("crash", f"the process ended with {self.process.exitcode}")
         if time.monotonic() - self.since > 6 * self.patience + 60:  # a loop in C, which no alarm ends
@@ -193,29 +197,33 @@ def work(pipe, scratch: Path, seed: int, patience: float, keep: bool) -> None:
     """Answer every input with its outcome."""
     silence()
     guard = Guard(scratch, patience)
-    for name, kind in KINDS.items():  # what is imported and cached on the first call is no input's doing
-        run_case(guard, scratch, kind.spoil, name, -1, seed, warming=True)
+    try:
+        for name, kind in KINDS.items():  # what is imported and cached on the first call is no input's doing
+            run_case(None, scratch, kind.spoil, name, -1, seed)
+    except Exception:
+        pipe.send(traceback.format_exc())
+        return
     while case := pipe.recv():
         name, number = case
         pipe.send(run_case(guard, scratch, KINDS[name].spoil, name, number, seed, keep=keep))
 
 
-def run_case(guard, scratch, spoil, name, number, seed, keep=False, warming=False) -> Outcome:
-    """Make one input in a folder of its own and judge what comes of it."""
+def run_case(guard, scratch, spoil, name, number, seed, keep=False) -> Outcome:
+    """Make one input in a folder of its own and judge what comes of it, unless there is no guard."""
     import numpy as np
 
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch))
     rng = np.random.default_rng((seed, sorted(KINDS).index(name), number + 1))
     try:
-        if warming:
-            for thunk in spoil(scratch / "seeds", folder, rng, guard.port):
+        if guard is None:
+            for thunk in spoil(scratch / "seeds", folder, rng, 9):
                 with suppress(Exception), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                     thunk()  # judged when it is not the first
             return Outcome("ok")
         return guard.judge(lambda: spoil(scratch / "seeds", folder, rng, guard.port), (str(folder), folder.name))
     finally:
         os.chdir(scratch)
-        if keep and not warming:
+        if keep and guard is not None:
             print(f"its files: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)

@@ -571,11 +571,12 @@ def model(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
 @kind(1)
 def part(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
     """Fusions and autoencoders, for --fusion and --vae."""
-    from trip.apps.loading import load_fusion, load_vae
+    from trip.loading import load_autoencoder
+    from trip.noise_fusion import load_fusion
 
     name = pick(rng, ("fusion", "vae"))
     place = spoilt_folder(seeds / "part" / name, folder / name, rng)
-    yield lambda: (load_fusion if name == "fusion" else load_vae)(place)
+    yield lambda: (load_fusion if name == "fusion" else load_autoencoder)(place)
 
 
 @kind(1.5)
