@@ -59,7 +59,8 @@ def collect_jobs(options: Animate) -> tuple[list[Job], list[ValueError]]:
             faults.append(error)
     if not jobs:
         first, more = faults[0], len(faults) - 1
-        raise ValueError(f"{first} (and {more} more rows)") if more else first
+        line = str(first) if str(options.image) in str(first) else f"{options.image}: {first}"
+        raise ValueError(f"{line} (and {more} more rows)" if more else line)
     return jobs, faults
 
 

@@ -107,7 +107,9 @@ def open_cache(folder: Path, describe: dict) -> None:
     different = [k for k in sorted(found.keys() | describe.keys()) if found.get(k) != describe.get(k)]
     if different:
         changes = ", ".join(f"{k}: {found.get(k)!r} there, {describe.get(k)!r} wanted" for k in different)
-        raise ValueError(f"the cache {folder} is of something else ({changes}); choose another folder or delete it")
+        raise ValueError(
+            f"the cache {folder} is of something else ({printable(changes)}); choose another folder or delete it"
+        )
 
 
 # --------------------------------------------------------------------------------------------------- reading

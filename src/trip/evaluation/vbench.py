@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trip.data.text import read_json
+from trip.data.text import printable, read_json
 from trip.evaluation.protocols import Job, seed_of
 
 INFO = "vbench2_i2v_full_info.json"
@@ -98,7 +98,7 @@ def picture_of(prompt: str, pictures: dict[str, str], folder: Path) -> Path:
     if name is None:
         raise ValueError(f"prompt {prompt!r} has no image_name, nor has the prompt without its camera move; correct it")
     if not (folder / name).is_file():
-        raise ValueError(f"there is no picture {folder / name}; get it with VBench's download_data.sh")
+        raise ValueError(f"there is no picture {folder / printable(name)}; get it with VBench's download_data.sh")
     return folder / name
 
 
