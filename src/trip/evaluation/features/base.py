@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from trip.data.text import printable
+
 NORM_EPS = 1e-3
 """Of every batch normalisation in networks that come from TensorFlow."""
 
