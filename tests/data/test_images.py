@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 import trip.data.images as images
 from trip.data.images import MAX_PIXELS, SHARES, fit_image, load_image, output_size, to_rgb
+from trip.data.metadata import find_metadata
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -343,6 +344,14 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
         server.bind(str(tmp_path / "socket.png"))
         for name in ("pipe.png", "zero.png", "socket.png"):
             error_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("head", [b"RIFF\xff\xff\xff\x7fWEBPVP8L", b"\x89PNG\r\n\x1a\n", b"II*\0"])
+def test_a_file_of_gigabytes_is_not_read(tmp_path, head):
+    (tmp_path / "hole.webp").write_bytes(head)
+    os.truncate(tmp_path / "hole.webp", 3 << 30)
+    assert "3,221,225,472 bytes" in error_of(tmp_path / "hole.webp")
+    assert find_metadata(tmp_path / "hole.webp") is None
 
 
 def test_a_large_jpeg_is_reduced_while_it_is_decoded(tmp_path):

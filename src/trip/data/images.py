@@ -30,6 +30,9 @@ SHARES = {"JPEG": 3.0, "MPO": 3.0, "JPEG2000": 0.5, "WEBP": 0.5}
 """So many times as many pixels may a picture of these formats have, by the memory that decoders take: a JPEG can be
 reduced while it is decoded, if it is not progressive."""
 
+MAX_FILE = 256 * 2**20
+"""Most bytes of a file, since some decoders read all of it before they look at it."""
+
 BAND = 1 << 22
 """Pixels converted at a time."""
 
@@ -88,7 +91,7 @@ def load_image(
     _check_file(path)
     try:
         with (
-            open_regular(path) as file,
+            open_still(path) as file,
             _described(str(path)),
             Image.open(file, formats=_known(formats)) as image,
         ):
@@ -98,6 +101,20 @@ def load_image(
             return _upright(image, background)
     except UnidentifiedImageError:
         raise ValueError(f"{path} {_unknown(path)}") from None
+
+
+def open_still(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """A regular file for Pillow to read.
+
+    Raises:
+        ValueError: as `open_regular`, or larger than `MAX_FILE`.
+    """
+    file = open_regular(path)
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_FILE:
+        file.close()
+        raise ValueError(f"{path} has {size:,} bytes, more than the limit of {MAX_FILE >> 20} MiB; export it smaller")
+    return file
 
 
 class _Refused(ValueError):

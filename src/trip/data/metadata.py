@@ -32,6 +32,7 @@ import numpy as np
 from PIL import Image
 
 from trip.data.containers import Fault, read_tags
+from trip.data.images import open_still
 from trip.data.text import open_regular, printable
 
 SCHEMA = "trip-clip"
@@ -285,7 +286,7 @@ def _of_picture(path: Path) -> dict[str, Any] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with open_regular(path) as file, Image.open(file, formats=["GIF", "WEBP", "PNG"]) as image:
+            with open_still(path) as file, Image.open(file, formats=["GIF", "WEBP", "PNG"]) as image:
                 candidates = (
                     image.info.get(TAG),
                     image.info.get("comment"),

@@ -31,7 +31,7 @@ from PIL import Image, PngImagePlugin
 
 from trip.data.containers import MAX_PIXELS, Fault, open_video
 from trip.data.frames import CONVERSION, Frame
-from trip.data.images import load_image
+from trip.data.images import load_image, open_still
 from trip.data.metadata import (
     EXIF_IMAGE_DESCRIPTION,
     TAG,
@@ -43,7 +43,6 @@ from trip.data.metadata import (
     reproduce_command,
     sidecar_path,
 )
-from trip.data.text import open_regular
 from trip.files import atomic_path
 
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -583,7 +582,7 @@ def _read_folder(path: Path, collected: _Collected, recorded: float | None) -> f
 
 def _recorded_in_picture(path: Path) -> float | None:
     """Frames per second that `write_video` put into a PNG."""
-    with suppress(Exception), warnings.catch_warnings(), open_regular(path) as file:
+    with suppress(Exception), warnings.catch_warnings(), open_still(path) as file:
         warnings.simplefilter("ignore")
         with Image.open(file, formats=["PNG"]) as image:
             return _usable_fps(image.info.get("fps"))
