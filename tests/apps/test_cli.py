@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +26,7 @@ from trip.apps.options import SCHEDULERS, Animate
 from trip.apps.sampling_options import chosen_preset
 from trip.data.metadata import encode_metadata, read_metadata, reproduce_command, sidecar_path
 from trip.data.video import read_video, write_video
+from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SamplingPreset
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -600,6 +602,55 @@ def test_what_a_killed_run_left_is_swept_by_the_next(run, picture, tmp_path):
     (left / "clip.mp4").write_bytes(b"half")
     assert run("animate", picture, "--prompt", "x", "--output", tmp_path / "clips" / "clip.gif")[0] == 0
     assert sorted(os.listdir(tmp_path / "clips")) == ["clip.gif", "clip.gif.json"]
+
+
+# ------------------------------------------------------------------------------------------------------------ adapters
+
+
+@pytest.fixture(scope="module")
+def lora(model, tmp_path_factory):
+    """What `trip train --trainable lora` writes, and the same by the pipeline's `save_lora_weights`."""
+    folder = tmp_path_factory.mktemp("adapters")
+    pipe = TripPipeline.from_pretrained(model)
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    pipe.unet.save_lora_adapter(folder / "own")
+    own = load_file(folder / "own" / "pytorch_lora_weights.safetensors")
+    (folder / "c:\\whole").mkdir()
+    save_file({f"unet.{key}": value for key, value in own.items()}, folder / "c:\\whole" / "a.safetensors")
+    return folder
+
+
+def test_adapters_change_the_clip_by_their_weight_and_are_recorded(run, picture, lora, tmp_path):
+    own, whole = lora / "own", lora / "c:\\whole"
+    cases = {
+        "none": [],
+        "off": ["--lora", f"{own}:0"],
+        "own": ["--lora", own],
+        "whole": ["--lora", f"{whole}:1.0"],
+        "both": ["--lora", f"{own}:0.5", "--lora", f"{whole}:0.5"],
+        "half": ["--lora", f"{own}:0.5"],
+    }
+    clips = {}
+    for name, flags in cases.items():
+        out = tmp_path / name
+        code, _, stderr = run("animate", picture, "--prompt", "pan", "--seed", 1, "--output", f"{out}/", *flags)
+        assert code == 0, stderr
+        clips[name] = read_video(out).frames.astype(int)
+    assert np.array_equal(clips["none"], clips["off"]) and np.array_equal(clips["own"], clips["whole"])
+    assert np.abs(clips["both"] - clips["own"]).max() <= 1
+    assert all(not np.array_equal(clips["half"], clips[name]) for name in ("none", "own"))
+    record = read_metadata(tmp_path / "both")
+    assert record["lora"] == [f"{own}:0.5", f"{whole}:0.5"]
+    words = shlex.split(reproduce_command(record))
+    assert [words[k + 1] for k, word in enumerate(words) if word == "--lora"] == record["lora"]
+
+
+@pytest.mark.parametrize("value", ["nowhere", "nowhere:0.5", "{own}:nan", "{own}:much", "{model}/unet", "{picture}"])
+def test_bad_adapters_are_said_before_the_model_is_loaded(fails, picture, model, lora, tmp_path, value):
+    value = value.format(own=lora / "own", model=model, picture=picture)
+    out = tmp_path / "out" / "clip.mp4"
+    fails("; ", argv=("animate", picture, "--prompt", "pan", "--output", out, "--lora", value))
 
 
 # ------------------------------------------------------------------------------------------------ strangers' records

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from trip.apps.adapters import read_adapters
 from trip.apps.errors import EXIT_ERROR, report, say
 from trip.apps.imports import quick_imports
 from trip.apps.jobs import Job, collect_jobs, is_batch
@@ -33,6 +34,7 @@ def animate(options: Animate) -> int:
         find_model(options.model)
         if options.fusion is not None:
             check_part_files(options.fusion, f"fusion {options.fusion}")
+        read_adapters(options.lora)
     jobs, unwritable = writable(jobs, options.metadata)
     faults += unwritable
     if unwritable and not jobs:

@@ -1,11 +1,13 @@
 """From a model's name to a pipeline that is ready to run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 
+from trip.apps.adapters import Adapter, load_adapters
 from trip.apps.model_folder import find_model
 from trip.apps.options import SCHEDULERS, check_scheduler
 from trip.loading import model_class
@@ -26,6 +28,7 @@ def load_pipeline(
     offload: str = "none",
     float8: bool = False,
     compiled: bool = False,
+    adapters: Sequence[Adapter] = (),
 ) -> TripPipeline:
     """Load a TRIP pipeline, or a text-to-video pipeline as a training-free one, and move it to the device.
 
@@ -33,6 +36,7 @@ def load_pipeline(
         name: "trip-mini", a folder, or a hub id. fusion: folder that replaces the model's fusion.
         scheduler: short name of `SCHEDULERS`; None keeps the model's.
         offload, float8: where and how weights rest, see `trip.placement`. compiled: the network's layers.
+        adapters: LoRA to put on it.
 
     Raises:
         ValueError: no such model, a missing or damaged file in its folder, an unknown scheduler; a placement that the
@@ -51,6 +55,7 @@ def load_pipeline(
     if scheduler is not None:
         pipeline.scheduler = change_scheduler(pipeline.scheduler, scheduler)
     pipeline.set_progress_bar_config(disable=True)
+    load_adapters(pipeline, list(adapters))
     if float8:
         store_in_float8(pipeline.unet)
     place(pipeline, device, offload)

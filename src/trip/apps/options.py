@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from trip.fields import Checked
 from trip.models import BUNDLED_MODEL
@@ -74,6 +74,10 @@ class OwnFusion:
 class Animate(OwnFusion, Verbosity):
     """Animate a picture, or many.
 
+    The prompt is English. The bundled model understands moves of the camera (pans, tilts, zooms, the picture turning)
+    and of an object (left, right, up, down, spinning, bouncing, swaying), rain, snow, flicker, ripples and stillness,
+    slowly or quickly; `trip info trip-mini` lists wordings.
+
     examples:
       trip animate photo.jpg --prompt "the camera pans left" --output out.mp4
       trip animate photo.jpg --prompt "snow falls" --output out.gif --seed 7 --motion-strength 0.7
@@ -96,6 +100,8 @@ class Animate(OwnFusion, Verbosity):
     """Folder or hub id. A text-to-video pipeline becomes training-free image-to-video."""
     fusion: Folder = None
     """Fusion folder in place of the model's, such as `trip calibrate` writes."""
+    lora: UseAppendAction[tuple[Annotated[str, arg(metavar="FOLDER[:WEIGHT]")], ...]] = ()
+    """LoRA adapters, such as `trip train --trainable lora` writes into lora/; may be given several times."""
     negative_prompt: Annotated[str, arg(metavar="TEXT")] = ""
     """What should not happen."""
     num_frames: Integer = None
@@ -150,15 +156,16 @@ class Animate(OwnFusion, Verbosity):
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Verbosity):
-    """Print how a clip was made, and the command that makes it again.
+    """Print how a clip was made, and the command that makes it again; or what a model is and understands.
 
     examples:
       trip info out.mp4
       trip info out.mp4 --json
+      trip info trip-mini
     """
 
     file: Positional[Path]
-    """Clip, folder of PNGs, or side-car .json."""
+    """Clip, folder of PNGs, side-car .json, or model folder."""
     json: bool = False
     """One JSON object, for programs."""
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from trip.apps.adapters import read_adapters
 from trip.apps.errors import quiet_models, say
 from trip.apps.jobs import Job
 from trip.apps.loading import choose_device, choose_dtype, load_pipeline
@@ -61,6 +62,7 @@ class Studio:
             offload=options.offload,
             float8=options.weights_dtype == "float8",
             compiled=options.compile,
+            adapters=read_adapters(options.lora),
         )
         pipeline, sampling = chosen_preset(options).apply(pipeline)
         folder = Path(find_model(options.model))
@@ -171,6 +173,7 @@ class Studio:
             image_guidance_scale=options.image_guidance_scale,
             guidance_rescale=options.guidance_rescale or None,
             fusion=None if options.fusion is None else os.fspath(options.fusion),
+            lora=options.lora or None,
             motion_strength=options.motion_strength,
             seed=job.seed,
             fps=options.fps,
