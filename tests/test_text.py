@@ -8,7 +8,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from trip.text import encode_text, load_sentence_encoder
+from trip.models import bundled_model_path
+from trip.text import check_text, encode_text, load_sentence_encoder, unread
+from trip.wordings import Wordings, save_wordings
 
 PROMPTS = ["the camera pans left", "", "a red balloon rises slowly over the quiet harbour at dawn"]
 
@@ -89,3 +91,45 @@ def test_tokens_go_where_the_encoder_computes(sentence_encoder, monkeypatch):
     monkeypatch.setattr(type(sentence_encoder[1]), "device", torch.device("meta"))
     features = encode_text(*sentence_encoder, PROMPTS, 32, zero_padding=True, device=torch.device("cpu"))
     assert torch.equal(features, expected)
+
+
+UNREAD = ["镜头向左平移", "🎥⬅️", "камера вправо", "the camera pans 左", "الكاميرا", "\u200b", "カメラを左に"]
+
+
+@pytest.mark.parametrize("prompt", UNREAD)
+def test_words_that_the_encoder_does_not_know_are_named(sentence_encoder, prompt):
+    line = unread(sentence_encoder[0], prompt)
+    assert line is not None and "English" in line and line.isprintable()
+
+
+@pytest.mark.parametrize("prompt", [*PROMPTS, "Café, naïve: 50 % slower!", "ZOOM-IN (x2)"])
+def test_english_is_read(sentence_encoder, prompt):
+    assert unread(sentence_encoder[0], prompt) is None
+
+
+def test_halves_of_characters_are_no_prompt():
+    with pytest.raises(ValueError, match="halves of characters"):
+        check_text("pan \ud83d")
+
+
+def test_the_bundled_model_says_which_prompts_are_far_from_its_training(sentence_encoder):
+    wordings = Wordings.load(bundled_model_path())
+    assert wordings is not None
+    for prompt in ("the camera pans left", "A castle on a hill. Zoom in slowly.", "it snows", "the ball bounces"):
+        assert wordings.warning(prompt, *sentence_encoder) is None
+    for prompt in ("die Kamera schwenkt nach links", "a dragon breathes fire", "cooking pasta in a kitchen"):
+        line = wordings.warning(prompt, *sentence_encoder)
+        assert line is not None and prompt in line and line.count('"') >= 8
+
+
+def test_another_model_carries_its_own_wordings(sentence_encoder, tmp_path):
+    assert Wordings.load(tmp_path) is None
+    save_wordings(tmp_path, {"language": "English"}, ["a dragon breathes fire"], far=0.5)
+    wordings = Wordings.load(tmp_path)
+    assert wordings is not None and wordings.warning("the dragon breathes fire", *sentence_encoder) is None
+    line = wordings.warning("the camera pans left", *sentence_encoder)
+    assert line is not None and '"a dragon breathes fire"' in line
+    for damage in ("[" * 9999, '{"wordings": ["a", "b"], "far": 0.5}', '{"wordings": [1], "far": 0.5}', "[]"):
+        (tmp_path / "understands.json").write_text(damage)
+        with pytest.raises(ValueError, match="understands"):
+            Wordings.load(tmp_path)
