@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -28,6 +27,5 @@ def test_fast_clips_move_as_prompted():
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(0) for _ in PROMPTS]
     clips = pipeline(load_image(PHOTO), list(PROMPTS), generator=generators, output_type="np", **arguments).frames
-    frames = np.rint(clips * 255).astype(np.uint8)
-    found = [camera_motion(dense_flows(clip).sum(0)).classify(clip.shape[2]) for clip in frames]
+    found = [camera_motion(dense_flows(clip).sum(0)).classify(clip.shape[2]) for clip in clips]
     assert dict(zip(PROMPTS, found, strict=True)) == PROMPTS
