@@ -10,6 +10,7 @@ import pty
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def seconds_of_error(arguments: list[str]) -> float:
 def seconds_of_progress(output: str) -> dict[str, float]:
     """Until the first progress bar is shown, and until the first denoising step is done, on a terminal."""
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))  # a bar hides on a terminal of no size
     started, found, text = time.perf_counter(), {}, ""
     command = [*ANIMATE, str(PHOTO), "--prompt", "the camera pans left", "--preset", "fast", "--output", output]
     process = subprocess.Popen(command, stderr=slave, stdout=subprocess.DEVNULL)
