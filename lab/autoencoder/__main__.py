@@ -59,12 +59,12 @@ def finish(trainer: Trainer, splits: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def main(config: AutoencoderTraining) -> dict[str, Any]:
-    """Train (or resume `output/checkpoint.pt`), export, evaluate; returns the content of `results.json`."""
+    """Train (or resume `output/checkpoint`), export, evaluate; returns the content of `results.json`."""
     torch.set_num_threads(1)  # shards of the batch run in parallel instead: one meeting of the threads a step
     index = read_index(config.photos)
     trainer = Trainer(config, prepare_pool(config, index))
-    checkpoint = config.output / "checkpoint.pt"
-    if checkpoint.is_file():
+    checkpoint = config.output / "checkpoint"
+    if checkpoint.is_dir():
         trainer.restore(checkpoint)
     splits = {
         name: np.stack([center_crop(read_rgb(path)) for path in index[name]])

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lab.autoencoder.config import AutoencoderTraining
@@ -23,7 +23,10 @@ from lab.autoencoder.network import (
     posterior_mean,
 )
 from lab.autoencoder.objective import reconstruction_loss, resample_affine
+from trip.data.text import read_json
+from trip.files import atomic_path
 from trip.loading import load_autoencoder
+from trip.training.checkpoint import moments, restore_moments
 from trip.training.optimizers import MatrixMuon
 
 
@@ -159,27 +162,28 @@ class Trainer:
         fold_normalization(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)), invert=False)
         return vae
 
-    def save(self, path: Path) -> None:
-        """Write the state atomically."""
-        state = {
-            "vae": self.vae.state_dict(),
-            "norm": self.norm.state_dict(),
-            "average": self.average,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "progress": {"step": self.step, "seconds": self.seconds, "history": self.history},
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+    def save(self, folder: Path) -> None:
+        """Write the state atomically: tensors in safetensors, progress in JSON."""
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            for name, state in self.tensors().items():
+                save_file({key: value.contiguous() for key, value in state.items()}, temporary / f"{name}.safetensors")
+            for index, optimizer in enumerate(self.optimizers):
+                save_file(dict(moments(optimizer)), temporary / f"optimizer-{index}.safetensors")
+            progress = {"step": self.step, "seconds": self.seconds, "history": self.history}
+            (temporary / "progress.json").write_text(json.dumps(progress))
 
-    def restore(self, path: Path) -> None:
-        """Continue from a file written by `save`."""
-        state = torch.load(path, weights_only=True)
-        self.vae.load_state_dict(state["vae"])
-        self.norm.load_state_dict(state["norm"])
-        self.average = state["average"]
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
-        self.history = state["progress"]["history"]
+    def restore(self, folder: Path) -> None:
+        """Continue from a folder written by `save`."""
+        for name, state in self.tensors().items():
+            saved = load_file(folder / f"{name}.safetensors")
+            for key, value in state.items():
+                value.copy_(saved[key])
+        for index, optimizer in enumerate(self.optimizers):
+            restore_moments(optimizer, folder / f"optimizer-{index}.safetensors")
+        progress = read_json(folder / "progress.json")
+        self.step, self.seconds, self.history = progress["step"], progress["seconds"], progress["history"]
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What is saved besides the optimizers' moments; learning rates follow from the progress."""
+        return {"vae": self.vae.state_dict(), "norm": self.norm.state_dict(), "average": self.average}

@@ -135,9 +135,9 @@ def test_resumed_run_continues_the_same_state(config: AutoencoderTraining, tmp_p
     pool = random_pool()
     first = Trainer(replace(config, steps=2), pool)
     first.train()
-    first.save(tmp_path / "checkpoint.pt")
+    first.save(tmp_path / "checkpoint")
     second = Trainer(config, pool)
-    second.restore(tmp_path / "checkpoint.pt")
+    second.restore(tmp_path / "checkpoint")
     assert second.step == 2 and second.progress == 0.5
     for name, value in first.vae.state_dict().items():
         torch.testing.assert_close(second.vae.state_dict()[name], value, atol=0, rtol=0)
@@ -184,5 +184,5 @@ def test_command_writes_weights_results_and_picture(config: AutoencoderTraining)
     assert results["steps"] == 4 and results["heldout"]["images"] == 1
     assert {"psnr", "psnr_pca", "encoder_gflop"} <= results["heldout"].keys()
     names = {path.name for path in config.output.iterdir()}
-    assert {"vae", "results.json", "training.json", "comparison.png", "checkpoint.pt", "pool.npy"} <= names
+    assert {"vae", "results.json", "training.json", "comparison.png", "checkpoint", "pool.npy"} <= names
     assert main(config)["steps"] == 4

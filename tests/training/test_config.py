@@ -12,8 +12,12 @@ from trip.apps.cli import main
 from trip.apps.options import Train
 from trip.apps.settings import chosen_settings
 from trip.fields import annotations
+from trip.models import bundled_model_path
+from trip.pipeline import TripPipeline
 from trip.training.config import TrainingConfig, check_processes
 from trip.training.parts import check_parts
+from trip.training.presets import MINI_UNET
+from trip.training.run import about_unet
 
 LITERALS = [name for name, kind in annotations(TrainingConfig).items() if get_origin(kind) is Literal]
 
@@ -122,3 +126,11 @@ def test_settings_go_through_json(tmp_path: Path) -> None:
     assert {field.name for field in dataclasses.fields(config)} == json.loads(
         (tmp_path / "config.json").read_text()
     ).keys()
+
+
+def test_arguments_that_a_start_does_not_follow_are_told() -> None:
+    pipeline = TripPipeline.from_pretrained(bundled_model_path())
+    own = {**MINI_UNET, "in_channels": 1}
+    assert about_unet(TrainingConfig(unet=own, initial="trip-mini"), pipeline) == ""
+    line = about_unet(TrainingConfig(unet={**own, "layers_per_block": 2}, initial="trip-mini"), pipeline)
+    assert line == "unet (layers_per_block) has no effect: trip-mini has a network of its own"

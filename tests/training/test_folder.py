@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from tiny_run import tiny_run
 from trip.apps.cli import main
 from trip.pipeline import TripPipeline
-from trip.training.batches import open_source
+from trip.training.batches import CachedClips, open_source
 from trip.training.config import TrainingConfig
+from trip.training.encoders import module_sha256
 from trip.training.folder import claimed
 from trip.training.monitor import check_log
-from trip.training.run import make_accelerator, train
+from trip.training.parts import build_pipeline
+from trip.training.run import about_cache, make_accelerator, train
 from trip.training.trainer import Run, resume, start_run
 
 
@@ -46,16 +48,24 @@ def tree(folder: Path) -> dict[str, bytes]:
         "trip-run.json/in a folder",
     ],
 )
-@pytest.mark.parametrize("flags", [[], ["--resume", "latest"], ["--dry-run"]])
-def test_files_of_others_are_not_touched(name: str, flags: list[str], tmp_path: Path, capsys) -> None:
+def test_files_of_others_are_not_touched(name: str, tmp_path: Path) -> None:
     path = tmp_path / "home" / name
     path.parent.mkdir(parents=True)
     path.write_text('{"step": 5}\n' if name.endswith(("counters.json", "log.jsonl")) else "{}")
     before = tree(tmp_path)
-    assert main(["train", "--preset", "smoke", "--cpu", "--quiet", "--output-dir", str(tmp_path / "home"), *flags]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "holds files that are no run's (" in line and "choose another folder" in line
+    for resume_from in (None, "latest"):
+        with pytest.raises(ValueError, match=r"home\) holds files that are no run's \(.*; choose another folder"):
+            train(TrainingConfig(), tmp_path / "home", resume_from=resume_from, quiet=True, cpu=True)
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume", "latest"], ["--dry-run"]])
+def test_they_are_not_touched_from_the_command_line(flags: list[str], tmp_path: Path, capsys) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["train", "--preset", "smoke", "--cpu", "--quiet", "--output-dir", str(tmp_path), *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds files that are no run's (config.json)" in line
+    assert tree(tmp_path) == {"config.json": b"{}"}
 
 
 def test_a_file_is_no_folder(tmp_path: Path, config: TrainingConfig) -> None:
@@ -170,6 +180,26 @@ def test_the_lock_of_a_dead_run_is_not_in_the_way_even_where_its_loaders_live(ru
     with claimed(run):
         os.kill(loader, 0)  # it lives
     os.kill(loader, signal.SIGKILL)
+
+
+def test_a_finished_run_says_so_and_prints_its_result_once(finished: Path, run: Path, capsys) -> None:
+    flags = ["--config", str(finished / "config.json"), "--output-dir", str(run), "--resume", "latest"]
+    assert main(["train", "--cpu", "--quiet", *flags]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [str(run / "final")]
+    assert said.err.splitlines() == ["trip: the run is at step 2 of 2 already; raise --steps to train on"]
+
+
+def test_a_cache_of_another_autoencoder_is_told(finished: Path) -> None:
+    config = short(finished)
+    source = open_source(config)
+    assert isinstance(source, CachedClips)
+    pipeline = build_pipeline(config, lambda _: torch.ones(4))
+    assert about_cache(source, pipeline) == ""
+    source.clips.manifest |= {"vae_sha256": module_sha256(pipeline.vae), "text_sha256": "0"}
+    assert about_cache(source, pipeline) == ""  # its captions are drawn afresh
+    source.clips.manifest["vae_sha256"] = "0"
+    assert about_cache(source, pipeline).endswith("was made with another autoencoder than this run has")
 
 
 def of_json(value: object) -> Callable[[Path], object]:

@@ -317,7 +317,7 @@ def test_a_folder_with_a_run_is_not_overwritten(small: Path, tmp_path: Path) -> 
     ("flags", "message"),
     [
         (["--preset", "smoke", "--config", "x.json"], "exclude each other"),
-        (["--config", "nowhere.json"], "there is no config nowhere.json; check the path"),
+        (["--config", "nowhere.json"], "nowhere.json cannot be read (No such file or directory); check the path"),
         (["--preset", "smoke", "--caption-dropout", "1.5"], "caption_dropout (=1.5) must lie in 0 to 1"),
         (["--preset", "smoke", "--trackers", "paper"], "tracker 'paper' is unknown; choose from"),
         (["--preset", "smoke", "--data", "nowhere"], "nowhere"),
@@ -329,7 +329,7 @@ def test_a_folder_with_a_run_is_not_overwritten(small: Path, tmp_path: Path) -> 
             ["--preset", "smoke", "--mixed-precision", "fp16", "--optimizer", "adamw"],
             "mixed_precision (='fp16') needs an accelerator, and this run has a CPU; choose 'bf16' or 'no'",
         ),
-        (["--preset", "smoke", "--initial", "nowhere"], "there is no model folder 'nowhere'"),
+        (["--preset", "smoke", "--initial", "nowhere"], "there is no initial folder 'nowhere'"),
     ],
 )
 def test_bad_settings_are_one_line(flags: list[str], message: str, tmp_path: Path, capsys) -> None:

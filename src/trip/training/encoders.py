@@ -78,6 +78,7 @@ class CaptionEncoder:
     @classmethod
     def of(cls, pipeline: TripPipeline) -> "CaptionEncoder":
         """The text encoder of a pipeline, with its settings."""
+        assert pipeline.tokenizer is not None and pipeline.text_encoder is not None
         return cls(
             tokenizer=pipeline.tokenizer,
             model=pipeline.text_encoder,

@@ -1,5 +1,6 @@
 """A whole run on disk: start or resume, train, keep checkpoints, show what happens, export the pipeline."""
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, Kwargs
 
 from trip.data.text_limit import TextLimit
 from trip.pipeline import TripPipeline
-from trip.training.batches import Source, fixed_captions, open_source
+from trip.training.batches import CachedClips, Source, fixed_captions, open_source
 from trip.training.checkpoint import checkpoints, read_counters
 from trip.training.config import TrainingConfig, check_processes
+from trip.training.encoders import CaptionEncoder, module_sha256
 from trip.training.environment import check_environment, overruled
 from trip.training.export import export
 from trip.training.folder import CHECKPOINTS, CONFIG, LOG, TRACKERS, check_folder, claimed, mark
@@ -54,6 +56,8 @@ def train_in(
     run = start_run(config, source, accelerator)
     if started is not None:
         resume(run, started)
+    lines = [*overruled(config), about_captions(source, run.pipeline), about_cache(source, run.pipeline)]
+    lines.append(about_unet(config, run.pipeline))
     if accelerator.is_main_process:
         mark(folder)
         config.save(folder / CONFIG)
@@ -61,9 +65,8 @@ def train_in(
     with Monitor(run, source, config, folder, accelerator, quiet) as monitor, termination() as asked, lost_workers():
         if run.step >= config.steps:
             monitor.say(f"the run is at step {run.step} of {config.steps} already; raise --steps to train on")
-        for line in (*overruled(config), about_captions(source, run.pipeline)):
-            if line:
-                monitor.say(line)
+        for line in filter(None, lines):
+            monitor.say(line)
         for record in training_loop(run, source, config, accelerator):
             monitor.show(record)
             stop = anywhere(bool(asked), accelerator)
@@ -84,6 +87,35 @@ def about_captions(source: Source, pipeline: TripPipeline) -> str:
     if not captions:
         return ""
     return str(TextLimit.of(pipeline.tokenizer, pipeline.max_text_tokens).count(captions))
+
+
+def about_unet(config: TrainingConfig, pipeline: TripPipeline) -> str:
+    """One line on arguments of the network that the start, which has one, does not follow; "" where there are none."""
+    derived = ("in_channels", "out_channels")  # of the autoencoder and the fusion
+    given = {name: value for name, value in config.unet.items() if name not in derived}
+    same = {name: json.dumps(pipeline.unet.config.get(name)) == json.dumps(value) for name, value in given.items()}
+    others = [name for name in given if not same[name]]
+    return f"unet ({', '.join(others)}) has no effect: {config.initial} has a network of its own" if others else ""
+
+
+def about_cache(source: Source, pipeline: TripPipeline) -> str:
+    """One line on a cache of other encoders than the run's; "" where there is nothing to say."""
+    if not isinstance(source, CachedClips):
+        return ""
+    folder, manifest = source.clips.folder, source.clips.manifest
+    cached_text = source.clips.text(0) is not None
+    wanted_hashes = {
+        "autoencoder": ("vae_sha256", lambda: module_sha256(pipeline.vae)),
+        "text encoder": ("text_sha256", lambda: CaptionEncoder.of(pipeline).describe()["text_sha256"]),
+    }
+    others = [
+        name
+        for name, (key, of_run) in wanted_hashes.items()
+        if key in manifest and (key != "text_sha256" or cached_text) and manifest[key] != of_run()
+    ]
+    if not others:
+        return ""
+    return f"the cache {folder} was made with another {' and another '.join(others)} than this run has"
 
 
 def choose_checkpoint(folder: Path, resume_from: str | None) -> Path | None:
