@@ -47,11 +47,14 @@ def load_pipeline(
     check_placement(device, offload, float8, compiled)
     source = find_model(name)
     own_fusion = None if fusion is None else load_fusion(fusion)
-    if model_class(source) == TripPipeline.__name__:
-        replaced: dict[str, Any] = {} if own_fusion is None else {"fusion": own_fusion}
-        pipeline = TripPipeline.from_pretrained(source, dtype=dtype, **replaced)
-    else:
-        pipeline = TripPipeline.from_text_to_video(source, fusion=own_fusion, dtype=dtype)
+    try:
+        if model_class(source) == TripPipeline.__name__:
+            replaced: dict[str, Any] = {} if own_fusion is None else {"fusion": own_fusion}
+            pipeline = TripPipeline.from_pretrained(source, dtype=dtype, **replaced)
+        else:
+            pipeline = TripPipeline.from_text_to_video(source, fusion=own_fusion, dtype=dtype)
+    except ValueError as error:  # of a value that a config holds, which does not know where it stands
+        raise error if str(source) in str(error) else ValueError(f"model {source}: {error}") from None
     if scheduler is not None:
         pipeline.scheduler = change_scheduler(pipeline.scheduler, scheduler)
     pipeline.set_progress_bar_config(disable=True)
