@@ -43,6 +43,7 @@ from trip.evaluation.vbench import CRF, vbench_jobs
 from trip.evaluation.weights import sha256_of
 from trip.files import write_json
 from trip.pipeline import TripPipeline
+from trip.text import count_tokens
 
 FALLBACK_SIDE = 256
 """Height and width where neither the user nor the model says: the paper's."""
@@ -269,9 +270,8 @@ def with_fitting_prompts(jobs: Sequence[Job], pipeline: TripPipeline, state: Par
 
 def fitting_prompt(pipeline: TripPipeline, prompt: str) -> str:
     """As many of its words as fit."""
-    words = prompt.split(" ")
-    while (
-        len(words) > 1 and len(pipeline.tokenizer(" ".join(words), verbose=False).input_ids) > pipeline.max_text_tokens
-    ):
+    words, tokenizer = prompt.split(" "), pipeline.tokenizer
+    assert tokenizer is not None
+    while len(words) > 1 and count_tokens(tokenizer, " ".join(words)) > pipeline.max_text_tokens:
         words.pop()
     return " ".join(words)

@@ -26,7 +26,7 @@ def find_model(name: str, takes: Sequence[str] = ("trip", "per-frame"), what: st
     check_no_file(name, what)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(
-            f"there is no {what} folder {name!r}; check the path, give a hub id (user/name), or leave --{what} out "
-            f"for the bundled {BUNDLED_MODEL}"
+            f"there is no {what} folder {name!r}; check the path, give a hub id (user/name), or name the "
+            f"bundled {BUNDLED_MODEL}"
         )
     return name
