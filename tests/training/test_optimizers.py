@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from trip.training import optimizers
 from trip.training.optimizers import MatrixMuon, make_optimizers
 
 
@@ -41,6 +42,16 @@ def test_muon_updates_are_orthogonal_and_have_adams_size() -> None:
     singular = torch.linalg.svdvals(update)
     assert singular.max() / singular.min() < 2.5  # Newton-Schulz leaves them within about 0.7 to 1.2
     assert 0.1e-2 < update.square().mean().sqrt() < 0.3e-2  # Adam's is about 0.2 times the learning rate
+
+
+@pytest.mark.parametrize("hardware", [False, True])
+def test_muon_computes_in_bfloat16_where_the_hardware_does(monkeypatch: pytest.MonkeyPatch, hardware: bool) -> None:
+    weight = nn.Parameter(torch.zeros(8, 8))
+    weight.grad = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(optimizers, "computes_bfloat16", lambda device: hardware)
+    MatrixMuon([weight], 1.0, 0.0, "original").step()
+    update = weight.detach()
+    assert torch.equal(update, update.bfloat16().float()) == hardware
 
 
 def test_the_original_scaling_follows_the_shape() -> None:

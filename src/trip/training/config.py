@@ -109,9 +109,9 @@ class TrainingConfig(Checked):
     """Largest norm of the gradients."""
     ema_decay: float = 0.998
     """Decay of the exponential moving average of the weights, which is what the run exports."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Precision of the networks' arithmetic; the weights that are trained stay float32. fp16 is for accelerators
-    without bf16, and goes with AdamW alone."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Precision of the networks' arithmetic; the weights that are trained stay float32. auto is bf16 where the hardware
+    computes it, else no; fp16 is for accelerators without bf16, and goes with AdamW alone."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     seed: int = 0

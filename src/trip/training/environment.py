@@ -7,6 +7,8 @@ would change what is computed have no say, which is told, or are refused.
 import os
 from collections.abc import Mapping
 
+import torch
+
 from trip.training.config import TrainingConfig
 
 RANKS = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -68,6 +70,28 @@ def overruled(config: TrainingConfig, environment: Mapping[str, str] = os.enviro
     if compiled not in ("", "no"):
         lines.append(f"ACCELERATE_DYNAMO_BACKEND (={compiled}) in the environment is not obeyed, runs are not compiled")
     return lines
+
+
+def precision_of(config: TrainingConfig, device: torch.device) -> str:
+    """The precision that a run computes in: what it says, and for "auto" bf16 where the hardware has it.
+
+    Raises:
+        ValueError: fp16 on a CPU.
+    """
+    if config.mixed_precision == "fp16" and device.type == "cpu":
+        raise ValueError(
+            "mixed_precision (='fp16') needs an accelerator, and this run has a CPU; choose 'bf16' or 'no'"
+        )
+    if config.mixed_precision == "auto":
+        return "bf16" if computes_bfloat16(device) else "no"
+    return config.mixed_precision
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware does; a CPU that must emulate it takes ten to a hundred times as long as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
 def on(name: str, environment: Mapping[str, str]) -> bool:

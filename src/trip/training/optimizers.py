@@ -1,8 +1,13 @@
 """Optimisers of the trainer: AdamW, or Muon for the matrices and AdamW for the rest."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
+from torch.overrides import TorchFunctionMode
+
+from trip.training.environment import computes_bfloat16
 
 BETAS = (0.9, 0.99)
 
@@ -25,10 +30,19 @@ class MatrixMuon(torch.optim.Muon):
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
             matrix.data = weight.data.flatten(1)  # a view, made anew: wrappers may have moved the weight since
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
-        loss = super().step(closure)
+        computed = nullcontext() if computes_bfloat16(self.matrices[0].device) else in_float32()
+        with computed:
+            loss = super().step(closure)
         for matrix in self.matrices:
             matrix.grad = None  # a view, which would hold the weight's gradient until the next step
         return loss
+
+
+class in_float32(TorchFunctionMode):
+    """Leave tensors as they are where they would become bfloat16: torch's iteration casts, whatever the hardware."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return args[0].clone() if func is torch.Tensor.bfloat16 else func(*args, **(kwargs or {}))
 
 
 def make_optimizers(

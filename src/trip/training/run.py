@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from trip.training.batches import CachedClips, Source, fixed_captions, open_sour
 from trip.training.checkpoint import checkpoints, read_counters
 from trip.training.config import TrainingConfig, check_processes
 from trip.training.encoders import CaptionEncoder, module_sha256
-from trip.training.environment import check_environment, overruled
+from trip.training.environment import check_environment, overruled, precision_of
 from trip.training.export import export
 from trip.training.folder import CHECKPOINTS, CONFIG, LOG, TRACKERS, check_folder, claimed, mark
 from trip.training.loaders import lost_workers
@@ -147,16 +148,14 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
         ValueError: fp16 on a CPU, a tracker that cannot be had, or what FSDP2 or DeepSpeed cannot do.
     """
     check_environment()
-    if config.mixed_precision == "fp16" and str(PartialState(cpu=cpu).device) == "cpu":
-        raise ValueError(
-            "mixed_precision (='fp16') needs an accelerator, and this run has a CPU; choose 'bf16' or 'no'"
-        )
+    precision = precision_of(config, torch.device(PartialState(cpu=cpu).device))
+    config = replace(config, mixed_precision=precision)
     unused = not config.fusion.get("shortcut", True)  # TRIP- has a fusion that takes no part
     handlers: list[KwargsHandler] = [
         DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True)
     ]
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=precision,
         cpu=cpu,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # passes are split in `trainer`
         dynamo_backend="no",
