@@ -35,7 +35,6 @@ from benchmarks import motion
 from benchmarks.command import command
 from benchmarks.motion import PipelineClips, circumstances, first_frame, model_identity, strip
 from benchmarks.pages import write_json
-from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.apps.options import DType
 from trip.condition import still
 from trip.data.clip_sources import ExampleClips, RenderedClip
@@ -46,6 +45,7 @@ from trip.evaluation.metrics import clip_motion, mean_metric
 from trip.evaluation.motion import Frames, Pair, direction_agreement, measure_clips, psnr, sharpness_ratio
 from trip.evaluation.motion_pairs import camera_pairs
 from trip.models import BUNDLED_MODEL
+from trip.opening import choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
 from trip.schedule import noise_levels
 from trip.training.batches import encode_pixels

@@ -50,7 +50,6 @@ from tyro.conf import arg
 
 from benchmarks.command import command
 from benchmarks.pages import write_json
-from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.data.synthetic import Cutout, Photo, make_cutout, make_photo
 from trip.evaluation.motion import (
     SMALLEST_MOVE,
@@ -72,6 +71,7 @@ from trip.evaluation.motion import (
 from trip.evaluation.motion_pairs import camera_pairs, object_pairs, rendered_camera_pairs
 from trip.models import BUNDLED_MODEL, bundled_model_path
 from trip.noise_fusion import OptimalNoiseFusion
+from trip.opening import choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
 
 HELDOUT = Path(__file__).parent / "heldout"

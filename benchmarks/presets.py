@@ -39,7 +39,6 @@ from benchmarks.command import command
 from benchmarks.motion import circumstances, heldout_set, model_identity
 from benchmarks.pages import fill_page, write_json
 from benchmarks.preset_variants import variants
-from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.data.synthetic import Photo, SceneBank
 from trip.evaluation.features.base import FrameFeatures
 from trip.evaluation.features.efficientnet import efficientnet_features
@@ -49,6 +48,7 @@ from trip.evaluation.motion import Pair, Rate, camera_motion, dense_flows
 from trip.evaluation.motion_pairs import camera_pairs, rendered_camera_pairs
 from trip.evaluation.weights import find_weights
 from trip.models import BUNDLED_MODEL
+from trip.opening import choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SamplingPreset
 

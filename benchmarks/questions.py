@@ -44,9 +44,9 @@ from benchmarks.questions_data import (
 from benchmarks.questions_model import measure_chain, measure_network
 from benchmarks.questions_page import figures, tables
 from trip.ablation.scores import TIMESTEPS, held_out_clips
-from trip.apps.loading import load_pipeline
 from trip.files import atomic, write_text
 from trip.models import BUNDLED_MODEL
+from trip.opening import load_pipeline
 from trip.pipeline import TripPipeline
 
 EQ9_ENDS = (0.9, 0.5)

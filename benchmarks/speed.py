@@ -47,13 +47,13 @@ from benchmarks.measuring import (
 )
 from benchmarks.motion import circumstances
 from benchmarks.pages import write_json
-from trip.apps.loading import compile_layers
 from trip.condition import Condition, first_frame
 from trip.data.video import write_video
 from trip.denoiser import TripDenoiser
 from trip.guidance import Guidance
 from trip.models import bundled_model_path
 from trip.noise_fusion import DEFAULT_SIGMA, OptimalNoiseFusion
+from trip.opening import compile_layers
 from trip.pipeline import TripPipeline
 from trip.residual_unet import ResidualUNet3D
 from trip.sampler import sample

@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tiny_models import SIZE, trip_pipeline
-from trip.apps.loading import compile_layers
+from trip.opening import compile_layers
 from trip.placement import OFFLOADS, place, store_in_float8
 
 CPU = torch.device("cpu")

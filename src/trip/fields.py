@@ -15,13 +15,48 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from tyro.conf import arg
+
 from trip.data.text import has_surrogates, printable, read_json
+
+# Optional values whose default something else decides; the annotations keep "{None}|" out of the help.
+Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+Integer = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Number = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 
 LARGEST = 2**63
 """Whole numbers beyond are no settings, and overflow somewhere."""
 
 SHOWN = 80
 """Characters of a wrong value that an error shows."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rule:
+    """An annotation of a setting: what its value must be beyond its type, where it has one.
+
+    Attributes:
+        fits: whether a value does. text: what it must be, after "must be".
+        schema: the same for a JSON schema.
+    """
+
+    fits: Callable[[Any], bool]
+    text: str
+    schema: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def within(low: float, high: float | None = None) -> Rule:
+    """The rule of numbers from `low` to `high`."""
+    limits = {"minimum": low} if high is None else {"minimum": low, "maximum": high}
+    text = f"at least {low}" if high is None else f"in {low} to {high}"
+    return Rule(lambda value: low <= value and (high is None or value <= high), text, limits)
+
+
+def one_of(names: Iterable[str]) -> Rule:
+    """The rule of texts that name one of several things."""
+    names = list(names)
+    return Rule(names.__contains__, f"one of {', '.join(names)}", {"enum": names})
 
 
 class Checked:
@@ -84,7 +119,7 @@ def read_fields(cls: type, path: str | os.PathLike[str]) -> dict[str, Any]:
     hints = annotations(cls)
     check_names(values, [field.name for field in dataclasses.fields(cls)], str(path))
     return {
-        name: tuple(value) if isinstance(value, list) and get_origin(hints[name]) is tuple else value
+        name: tuple(value) if isinstance(value, list) and get_origin(_plain(hints[name])) is tuple else value
         for name, value in values.items()
     }
 
@@ -102,14 +137,16 @@ def show(value: object) -> str:
 def annotations(function: Any) -> dict[str, Any]:
     """Annotations by name, of a class's constructor or of a dataclass's fields."""
     owner = function.__init__ if isinstance(function, type) and not dataclasses.is_dataclass(function) else function
-    return get_type_hints(owner if isinstance(owner, type) else inspect.unwrap(owner))
+    return get_type_hints(owner if isinstance(owner, type) else inspect.unwrap(owner), include_extras=True)
 
 
 def broken_rule(value: Any, annotation: Any) -> str | None:
     """What a value of this annotation must be, or None where it is that, or where the annotation is not known here."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return broken_rule(value, inner[0])
+        rules = [rule for rule in inner[1:] if isinstance(rule, Rule) and value is not None]
+        kind = broken_rule(value, inner[0])
+        return kind or next((rule.text for rule in rules if not rule.fits(value)), None)
     if origin in (Union, types.UnionType):
         rules = [broken_rule(value, one) for one in inner]
         return None if None in rules else " or ".join(dict.fromkeys(filter(None, rules)))
@@ -123,6 +160,11 @@ def broken_rule(value: Any, annotation: Any) -> str | None:
         return None if fits else "a table of names and values"
     simple = SIMPLE.get(annotation)
     return None if simple is None or simple[0](value) else simple[1]
+
+
+def _plain(annotation: Any) -> Any:
+    """The type that is annotated."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _broken_list(value: Any, inner: list[Any]) -> str | None:

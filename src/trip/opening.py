@@ -7,13 +7,13 @@ from typing import Any
 import diffusers
 import torch
 
-from trip.apps.adapters import Adapter, load_adapters
-from trip.apps.model_folder import find_model
-from trip.apps.options import SCHEDULERS, check_scheduler
+from trip.adapters import Adapter, load_adapters
 from trip.loading import model_class
+from trip.model_folder import find_model
 from trip.noise_fusion import load_fusion
 from trip.pipeline import TripPipeline
 from trip.placement import place, store_in_float8
+from trip.presets import SCHEDULERS
 from trip.residual_unet import ResidualUNet3D
 from trip.schedule import is_flow
 
@@ -86,8 +86,13 @@ def compile_layers(network: Any) -> None:
 
 
 def scheduler_class(name: str) -> type:
-    """The diffusers class of a short name."""
-    check_scheduler(name)
+    """The diffusers class of a short name.
+
+    Raises:
+        ValueError: none of `SCHEDULERS`.
+    """
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler {name!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
     return getattr(diffusers, SCHEDULERS[name])
 
 

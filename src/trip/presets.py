@@ -15,6 +15,21 @@ from typing import Any, TypeVar
 
 Pipeline = TypeVar("Pipeline")
 
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "pndm": "PNDMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "deis": "DEISMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
+}
+"""Short names of diffusers' schedulers for noise-predicting models."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingPreset:

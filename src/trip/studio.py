@@ -1,99 +1,165 @@
-"""A loaded model that makes clips: what needs torch, apart from what can be said without it."""
+"""A loaded model that makes clips out of requests. Every question a request leaves open is answered by `resolve`.
 
+    >>> studio = Studio.open(ModelRequest())
+    >>> made = studio.make(ClipRequest(image=Path("photo.jpg"), prompt="the camera pans left"), on_event=print)
+    >>> made.save("out.mp4")
+
+Clips may be made from several threads at once: a call shares no state with another.
+"""
+
+import inspect
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
-from trip.apps.adapters import read_adapters
-from trip.apps.errors import quiet_models, say
-from trip.apps.jobs import Job
-from trip.apps.loading import choose_device, choose_dtype, load_pipeline
-from trip.apps.model_folder import find_model
-from trip.apps.options import Animate
-from trip.apps.progress import progress
-from trip.apps.sampling_options import chosen_preset
-from trip.apps.version import trip_version
+from trip.adapters import read_adapters
 from trip.data.images import fit_image, load_image, output_size
-from trip.data.metadata import ClipMetadata
+from trip.data.metadata import names_only
 from trip.data.video import write_video
+from trip.model_folder import find_model
+from trip.opening import change_scheduler, choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
+from trip.request import ClipRequest, ModelRequest, animate_command, plain, read_interval, record_of
 from trip.text import load_sentence_encoder, unread
+from trip.version import trip_version
 from trip.wordings import Wordings
 
 FALLBACK_AREA = 256 * 256
 """Pixels of a clip where neither the model nor the user says: the paper's size."""
 
-PLAIN = {"preset": "quality", "guidance_interval": "0,1", "guidance_every": 1}
-"""What a clip has that was made without a word about these."""
+FALLBACK_FRAMES = 16
 
 FAR_SIZE = 2.5
 """Ratio of areas, or of aspects, from which on a size is far from the trained one; pictures have aspects up to 16:9."""
 
 
+@dataclass(frozen=True)
+class Progress:
+    """An event: `done` of `total` parts of a stage, "sampling" or "encoding"."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Warned:
+    """An event: something that the user should know."""
+
+    text: str
+
+
+OnEvent = Callable[[Progress | Warned], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeClip:
+    """A clip and how it was made.
+
+    Attributes:
+        frames: uint8 sRGB f H W 3. request: with everything decided. record: what is kept with the clip.
+    """
+
+    frames: np.ndarray
+    request: ClipRequest
+    record: dict[str, Any]
+
+    def save(
+        self, path: str | os.PathLike[str], *, recorded: bool = True, on_event: OnEvent = lambda event: None
+    ) -> None:
+        """Write it, as `trip.data.video.write_video`, with its record unless that is not wanted."""
+        record = {**self.record, "output": os.fspath(path)} if recorded else None
+        comment = None if record is None else animate_command(names_only(record))
+        write_video(path, self._told(on_event), self.request.fps, record, comment=comment)
+
+    def _told(self, on_event: OnEvent) -> Iterator[np.ndarray]:
+        for done, frame in enumerate(self.frames, 1):
+            yield frame
+            on_event(Progress("encoding", done, len(self.frames)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Studio:
-    """A loaded pipeline and the settings that all clips share; `sampling` is the preset's and the flags'."""
+    """A pipeline, the request that it was loaded by, and what its model understands."""
 
     pipeline: TripPipeline
-    sampling: dict[str, Any]
-    options: Animate
+    model: ModelRequest
     wordings: Wordings | None = None
-    said: set[str] = field(default_factory=set)
 
     @classmethod
-    def open(cls, options: Animate) -> "Studio":
-        """Load the model."""
-        if not options.debug:
-            quiet_models()
-        device = choose_device(options.device)
+    def open(cls, model: ModelRequest) -> "Studio":
+        """Load the model.
+
+        Raises:
+            ValueError: no such model, fusion or adapter, or a damaged one; a device that cannot be used.
+        """
+        device = choose_device(model.device)
         pipeline = load_pipeline(
-            options.model,
+            model.model,
             device=device,
-            dtype=choose_dtype(options.dtype, device),
-            fusion=options.fusion,
-            scheduler=options.scheduler,
-            offload=options.offload,
-            float8=options.weights_dtype == "float8",
-            compiled=options.compile,
-            adapters=read_adapters(options.lora),
+            dtype=choose_dtype(model.dtype, device),
+            fusion=model.fusion,
+            offload=model.offload,
+            float8=model.weights_dtype == "float8",
+            compiled=model.compile,
+            adapters=read_adapters(model.lora),
         )
-        pipeline, sampling = chosen_preset(options).apply(pipeline)
-        folder = Path(find_model(options.model))
-        return cls(pipeline=pipeline, sampling=sampling, options=options, wordings=Wordings.load(folder))
+        model = plain(ModelRequest, model)
+        return cls(pipeline=pipeline, model=model, wordings=Wordings.load(Path(find_model(model.model))))
 
-    def make(self, job: Job, label: str = "") -> None:
-        """Animate one picture and write the clip."""
-        image = load_image(job.image)
-        width, height = self.size(image)
-        self.warn(self.prompt_warnings(job.prompt) + self.size_warnings(width, height))
-        call = self.call_options()
-        frames = self.sample(fit_image(image, width, height), job, call, label)
-        record = self.record(job, call, frames) if self.options.metadata else None
-        with progress(self.options, f"encoding{label}", total=len(frames)) as bar:
-            write_video(job.output, self.shown(frames, bar), self.options.fps, record)
+    def make(
+        self, request: ClipRequest, image: Image.Image | None = None, *, on_event: OnEvent = lambda event: None
+    ) -> MadeClip:
+        """Animate a picture.
 
-    def size(self, image: Image.Image) -> tuple[int, int]:
+        Args:
+            image: in place of the file that the request names. on_event: is told of progress, and of warnings.
+
+        Raises:
+            ValueError: what is wrong with the request, before anything is computed; latents that became NaN.
+        """
+        image = load_image(request.image) if image is None else image
+        request = self.resolve(request, image)
+        for line in self.warnings(request):
+            on_event(Warned(line))
+        frames = self._sample(request, image, on_event)
+        return MadeClip(frames=frames, request=request, record=self._record(request))
+
+    def resolve(self, request: ClipRequest, image: Image.Image) -> ClipRequest:
+        """The request with everything decided that it leaves open: by the preset, the model, the picture, or chance."""
+        width, height = self._size(request, image)
+        sampling, scale, pipeline = request.sampling(), request.guidance_scale, self.pipeline
+        return replace(
+            request,
+            num_frames=request.num_frames or pipeline.max_num_frames or FALLBACK_FRAMES,
+            steps=sampling.steps,
+            guidance_scale=pipeline.config["default_guidance_scale"] if scale is None else scale,
+            guidance_interval="{:g},{:g}".format(*sampling.guidance_interval),
+            guidance_every=sampling.guidance_every,
+            seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
+            width=width,
+            height=height,
+        )
+
+    def warnings(self, request: ClipRequest) -> list[str]:
+        """What may come out otherwise than the user thinks, in lines."""
+        return self._prompt_warnings(request.prompt or "") + self._size_warnings(request)
+
+    def _size(self, request: ClipRequest, image: Image.Image) -> tuple[int, int]:
         """(width, height) of the clip."""
-        options, native = self.options, self.pipeline.default_size
+        native = self.pipeline.default_size
         area = native[0] * native[1] if native else FALLBACK_AREA
         multiple = self.pipeline.vae_scale_factor
-        return output_size(image, multiple, area, width=options.width, height=options.height)
+        return output_size(image, multiple, area, width=request.width, height=request.height)
 
-    def warn(self, lines: list[str]) -> None:
-        """Say every warning once."""
-        for line in lines:
-            if line not in self.said:
-                say(f"warning: {line}")
-                self.said.add(line)
-
-    def prompt_warnings(self, prompt: str) -> list[str]:
+    def _prompt_warnings(self, prompt: str) -> list[str]:
         """What the encoder does not know, or how far the prompt is from what the model was trained with."""
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         if tokenizer is not None and (unknown := unread(tokenizer, prompt)):
@@ -103,11 +169,11 @@ class Studio:
         if not (self.pipeline.config["packaged_text_encoder"] and encoder.device.type == "cpu"):
             tokenizer, encoder = load_sentence_encoder()
         far = self.wordings.warning(prompt, tokenizer, encoder)
-        return [] if far is None else [f"{far}; trip info {self.options.model} lists what it understands"]
+        return [] if far is None else [f"{far}; trip info {self.model.model} lists what it understands"]
 
-    def size_warnings(self, width: int, height: int) -> list[str]:
+    def _size_warnings(self, request: ClipRequest) -> list[str]:
         """A size that is far from the trained one."""
-        native = self.pipeline.default_size
+        native, width, height = self.pipeline.default_size, request.width or 1, request.height or 1
         if native is None:
             return []
         ratios = (width * height / (native[0] * native[1]), width / height * native[0] / native[1])
@@ -117,92 +183,48 @@ class Studio:
             f"{width}x{height} is far from {native[1]}x{native[0]}, which the model was trained at; expect less of it"
         ]
 
-    def call_options(self) -> dict[str, Any]:
-        """The pipeline's arguments, with its defaults filled in, so that the record is complete."""
-        options, pipeline, scale = self.options, self.pipeline, self.options.guidance_scale
-        return {
-            **self.sampling,
-            "negative_prompt": options.negative_prompt,
-            "num_frames": options.num_frames or pipeline.max_num_frames or 16,
-            "guidance_scale": scale if scale is not None else pipeline.config["default_guidance_scale"],
-            "image_guidance_scale": options.image_guidance_scale,
-            "guidance_rescale": options.guidance_rescale,
-            "motion_strength": options.motion_strength,
-            "decode_chunk_size": options.decode_chunk_size,
-        }
+    def _pipeline(self, request: ClipRequest) -> TripPipeline:
+        """The pipeline with the request's scheduler; it shares all networks with the studio's."""
+        pipeline, _ = request.sampling().apply(self.pipeline)
+        if request.scheduler is not None:
+            pipeline.scheduler = change_scheduler(self.pipeline.scheduler, request.scheduler)
+        return pipeline
 
-    def sample(self, image: Image.Image, job: Job, call: dict[str, Any], label: str) -> np.ndarray:
+    def _sample(self, request: ClipRequest, image: Image.Image, on_event: OnEvent) -> np.ndarray:
         """Frames uint8 f H W 3. The noise is drawn on the CPU: the same on every device."""
-        with progress(self.options, f"sampling{label}", total=call["num_inference_steps"]) as bar:
+        assert request.width is not None and request.height is not None and request.seed is not None  # resolve
 
-            def on_step(pipeline: TripPipeline, step: int, timestep: Any, tensors: dict) -> dict:
-                if not tensors["latents"].isfinite().all():
-                    raise ValueError(
-                        f"the latents became NaN or infinite at step {step + 1}; use --dtype float32, a lower "
-                        "--guidance-scale, or check the model's weights"
-                    )
-                bar.total = pipeline.num_timesteps
-                bar.update()
-                return {}
+        def on_step(pipeline: TripPipeline, step: int, timestep: Any, tensors: dict) -> dict:
+            if not tensors["latents"].isfinite().all():
+                raise ValueError(
+                    f"the latents became NaN or infinite at step {step + 1}; use --dtype float32, a lower "
+                    "--guidance-scale, or check the model's weights"
+                )
+            on_event(Progress("sampling", step + 1, pipeline.num_timesteps))
+            return {}
 
-            output: Any = self.pipeline(
-                image,
-                job.prompt,
-                width=image.width,
-                height=image.height,
-                generator=torch.Generator().manual_seed(job.seed),
-                output_type="np",
-                callback_on_step_end=on_step,
-                **call,
-            )
+        output: Any = self._pipeline(request)(
+            fit_image(image, request.width, request.height),
+            **pipeline_arguments(request),
+            generator=torch.Generator().manual_seed(request.seed),
+            output_type="np",
+            callback_on_step_end=on_step,
+        )
         return np.rint(output.frames[0] * 255).astype(np.uint8)
 
-    def record(self, job: Job, call: dict[str, Any], frames: np.ndarray) -> ClipMetadata:
-        """How the clip was made."""
-        options, pipeline = self.options, self.pipeline
-        return ClipMetadata(
-            image=os.fspath(job.image),
-            prompt=job.prompt,
-            negative_prompt=options.negative_prompt or None,
-            output=job.output,
-            model=options.model,
-            num_frames=call["num_frames"],
-            steps=call["num_inference_steps"],
-            scheduler=options.scheduler,
-            guidance_scale=call["guidance_scale"],
-            image_guidance_scale=options.image_guidance_scale,
-            guidance_rescale=options.guidance_rescale or None,
-            fusion=None if options.fusion is None else os.fspath(options.fusion),
-            lora=options.lora or None,
-            motion_strength=options.motion_strength,
-            seed=job.seed,
-            fps=options.fps,
-            width=frames.shape[2],
-            height=frames.shape[1],
-            dtype=str(pipeline.unet.dtype).removeprefix("torch."),
-            device=pipeline._execution_device.type,
-            trip_version=trip_version(),
-            extra=self.preset_record(call) | self.storage_record(),
-        )
+    def _record(self, request: ClipRequest) -> dict[str, Any]:
+        """How the clip is made."""
+        model = replace(self.model, dtype=str(self.pipeline.unet.dtype).removeprefix("torch."))
+        facts = {"device": self.pipeline._execution_device.type, "trip_version": trip_version()}
+        return {**record_of(request, model), **facts}
 
-    def preset_record(self, call: dict[str, Any]) -> dict[str, Any]:
-        """The preset and what it may set, by flag; nothing where all is as it is without such flags."""
-        low, high = call["guidance_interval"]
-        settings = {
-            "preset": self.options.preset,
-            "guidance_interval": f"{low:g},{high:g}",
-            "guidance_every": call["guidance_every"],
-        }
-        return {} if settings == PLAIN else settings
 
-    def storage_record(self) -> dict[str, Any]:
-        """How the weights rest, where that changes the clip."""
-        kind = self.options.weights_dtype
-        return {} if kind == "auto" else {"weights_dtype": kind}
-
-    @staticmethod
-    def shown(frames: np.ndarray, bar: tqdm) -> Iterator[np.ndarray]:
-        """Frames one by one, counted by a progress bar."""
-        for frame in frames:
-            yield frame
-            bar.update()
+def pipeline_arguments(request: ClipRequest) -> dict[str, Any]:
+    """What the pipeline is called with: the settings that it has by the same name, and two by another."""
+    parameters = inspect.signature(TripPipeline.__call__).parameters
+    named = {field.name: getattr(request, field.name) for field in fields(request) if field.name in parameters}
+    del named["image"]
+    return named | {
+        "num_inference_steps": request.steps,
+        "guidance_interval": read_interval(request.guidance_interval or "0,1"),
+    }

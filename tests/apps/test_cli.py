@@ -19,15 +19,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from permissions import unprivileged
-from trip.apps import studio as studio_module
 from trip.apps.cli import main
 from trip.apps.jobs import collect_jobs
-from trip.apps.options import SCHEDULERS, Animate
-from trip.apps.sampling_options import chosen_preset
-from trip.data.metadata import encode_metadata, read_metadata, reproduce_command, sidecar_path
+from trip.apps.options import Animate
+from trip.data.metadata import encode_metadata, read_metadata, sidecar_path
 from trip.data.video import read_video, write_video
 from trip.pipeline import TripPipeline
-from trip.presets import PRESETS, SamplingPreset
+from trip.presets import PRESETS, SCHEDULERS, SamplingPreset
+from trip.request import animate_command
+from trip.studio import MadeClip, Studio
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -185,7 +185,8 @@ def test_a_preset_is_recorded_with_what_it_set(run, picture, tmp_path):
     assert (record["preset"], record["guidance_interval"]) == ("draft", "0.25,1")
     assert record["guidance_every"] == PRESETS["draft"].guidance_every
     assert run(*argv)[0] == 0
-    assert not {"preset", "guidance_interval", "guidance_every"} & read_metadata(out).keys()
+    record = read_metadata(out)
+    assert (record["preset"], record["guidance_interval"], record["guidance_every"]) == ("quality", "0,1", 1)
 
 
 def test_float8_weights_are_recorded_and_the_size_of_chunks_does_not_matter(run, picture, tmp_path):
@@ -195,16 +196,15 @@ def test_float8_weights_are_recorded_and_the_size_of_chunks_does_not_matter(run,
     plain, chunked, small = (read_video(tmp_path / f"{name}.gif").frames for name in "abc")
     assert np.array_equal(plain, chunked) and not np.array_equal(plain, small)
     assert read_metadata(tmp_path / "c.gif")["weights_dtype"] == "float8"
-    assert "weights_dtype" not in read_metadata(tmp_path / "a.gif")
-    assert "--weights-dtype float8" in reproduce_command(read_metadata(tmp_path / "c.gif"))
+    assert "--weights-dtype float8" in animate_command(read_metadata(tmp_path / "c.gif"))
 
 
 def test_flags_take_precedence_over_the_preset(tmp_path):
     plain = {"image": tmp_path / "a.png", "output": "a.mp4", "preset": "fast"}
-    assert chosen_preset(Animate(**plain)) == PRESETS["fast"]
+    assert Animate(**plain).sampling() == PRESETS["fast"]
     flags = {"steps": 3, "guidance_interval": "0.1,0.9", "guidance_every": 4, "scheduler": "ddim"}
     expected = SamplingPreset(steps=3, guidance_interval=(0.1, 0.9), guidance_every=4)
-    assert chosen_preset(Animate(**plain, **flags)) == expected
+    assert Animate(**plain, **flags).sampling() == expected
 
 
 def test_motion_strength_zero_is_the_still(run, picture, tmp_path):
@@ -317,9 +317,9 @@ CASES = {
     "unknown preset": (["--prompt", "pan", "--preset", "best"], ["'best'", *PRESETS]),
     "interval backwards": (
         ["--prompt", "pan", "--guidance-interval", "1,0.4"],
-        ["--guidance-interval (=1,0.4)", "LOW"],
+        ["--guidance-interval (='1,0.4')", "LOW"],
     ),
-    "no interval": (["--prompt", "pan", "--guidance-interval", "half"], ["--guidance-interval (=half)", "0.4,1"]),
+    "no interval": (["--prompt", "pan", "--guidance-interval", "half"], ["--guidance-interval (='half')", "0.4,1"]),
     "never guided": (["--prompt", "pan", "--guidance-every", "0"], ["--guidance-every", "0", "at least 1"]),
     "too many frames": (["--prompt", "pan", "--num-frames", "5"], ["num_frames", "5", "4"]),
     "no frames": (["--prompt", "pan", "--num-frames", "0"], ["--num-frames", "0"]),
@@ -477,15 +477,17 @@ def interrupted(*arguments):
     raise KeyboardInterrupt
 
 
-def interrupted_frames(frames, bar):
-    yield frames[0]
+def interrupted_frames(clip, on_event):
+    yield clip.frames[0]
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("method, replacement", [("sample", interrupted), ("shown", interrupted_frames)])
-def test_interrupt_leaves_nothing(run, picture, tmp_path, monkeypatch, method, replacement):
+@pytest.mark.parametrize(
+    "owner, method, replacement", [(Studio, "_sample", interrupted), (MadeClip, "_told", interrupted_frames)]
+)
+def test_interrupt_leaves_nothing(run, picture, tmp_path, monkeypatch, owner, method, replacement):
     out = tmp_path / "out"
-    monkeypatch.setattr(studio_module.Studio, method, staticmethod(replacement))
+    monkeypatch.setattr(owner, method, replacement)
     code, stdout, stderr = run("animate", picture, "--prompt", "pan", "--output", out / "clip.mp4")
     assert (code, stdout, stderr) == (130, [], ["trip: interrupted"])
     assert os.listdir(out) == []
@@ -540,7 +542,7 @@ def test_lists_are_read_in_the_encodings_that_editors_save(tmp_path, picture, te
     path = tmp_path / "list.csv"
     path.write_text(text.format(picture), encoding=encoding, newline="")
     (job,), faults = collect_jobs(Animate(image=path, output=str(tmp_path / "out")))
-    assert job.image == picture and not faults
+    assert job.request.image == picture and not faults
 
 
 OUTSIDE = [
@@ -642,7 +644,7 @@ def test_adapters_change_the_clip_by_their_weight_and_are_recorded(run, picture,
     assert all(not np.array_equal(clips["half"], clips[name]) for name in ("none", "own"))
     record = read_metadata(tmp_path / "both")
     assert record["lora"] == [f"{own}:0.5", f"{whole}:0.5"]
-    words = shlex.split(reproduce_command(record))
+    words = shlex.split(animate_command(record))
     assert [words[k + 1] for k, word in enumerate(words) if word == "--lora"] == record["lora"]
 
 

@@ -1,8 +1,6 @@
 import json
 import math
 import os
-import shlex
-import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,11 +11,9 @@ from hypothesis import strategies as st
 
 from trip.data.metadata import (
     MAX_BYTES,
-    ClipMetadata,
     decode_metadata,
     encode_metadata,
     read_metadata,
-    reproduce_command,
     sidecar_path,
 )
 from trip.data.video import write_video
@@ -138,51 +134,3 @@ def test_foreign_texts_are_no_record(text):
 def test_plain_values():
     record = {"image": Path("a/b.jpg"), "fps": Fraction(15, 2), "seed": np.int64(4), "g": np.float32(0.5)}
     assert decode_metadata(encode_metadata(record)) == {"image": "a/b.jpg", "fps": 7.5, "seed": 4, "g": 0.5}
-
-
-def test_dataclass_round_trip(tmp_path):
-    settings_ = ClipMetadata(image="p.jpg", prompt=HARD, seed=7, guidance_scale=7.5, extra={"machine": "x"})
-    assert ClipMetadata.from_dict(settings_.to_dict()) == settings_
-    assert "steps" not in settings_.to_dict()
-    write_video(tmp_path / "a.webp", clip(), 8, settings_)
-    assert ClipMetadata.from_dict(read_metadata(tmp_path / "a.webp")) == settings_
-
-
-# --------------------------------------------------------------------------------------------------- command
-
-
-def test_command_lists_what_is_recorded_in_order():
-    record = {
-        "seed": 1, "prompt": "the camera pans left", "image": "my photo.jpg", "output": "out.mp4",
-        "model": "x/y", "num_frames": 16, "steps": 25, "scheduler": "ddim", "guidance_scale": 7.5,
-        "image_guidance_scale": 1.0, "motion_strength": 0.8, "fps": 8, "width": 72, "height": 56,
-        "dtype": "bf16", "negative_prompt": "blurry", "device": "cpu", "unknown": 1,
-    }  # fmt: skip
-    assert reproduce_command(record) == (
-        "trip animate 'my photo.jpg' --prompt 'the camera pans left' --negative-prompt blurry "
-        "--output out.mp4 --model x/y --num-frames 16 --steps 25 --scheduler ddim --guidance-scale 7.5 "
-        "--image-guidance-scale 1.0 --motion-strength 0.8 --seed 1 --fps 8 --width 72 --height 56 "
-        "--dtype bf16"
-    )
-    assert reproduce_command(ClipMetadata(image="a.jpg", seed=0)) == "trip animate a.jpg --seed 0"
-    assert reproduce_command({}) == "trip animate IMAGE"
-
-
-def test_command_protects_leading_dashes_and_empty_texts():
-    words = shlex.split(reproduce_command({"image": "-rf.jpg", "prompt": "--help me", "negative_prompt": ""}))
-    assert words == ["trip", "animate", "./-rf.jpg", "--prompt=--help me", "--negative-prompt", ""]
-
-
-@given(st.text(), st.text(min_size=1))
-def test_command_splits_back(prompt, image):
-    words = shlex.split(reproduce_command({"prompt": prompt, "image": image}))
-    assert words[2].removeprefix("./") == image.removeprefix("./")
-    assert (words[4] if len(words) == 5 else words[3].removeprefix("--prompt=")) == prompt
-
-
-@pytest.mark.parametrize("prompt", [HARD.replace("\x00", ""), "it's\n'$(exit 3)' !! \"", "-x", "~"])
-def test_a_real_shell_reads_the_command_back(prompt):
-    command = reproduce_command({"image": "i.jpg", "prompt": prompt}).removeprefix("trip animate i.jpg ")
-    shown = subprocess.run(["sh", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True, text=True)
-    words = shown.stdout.split("\0")[:-1]
-    assert words in (["--prompt", prompt], [f"--prompt={prompt}"])

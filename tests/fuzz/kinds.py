@@ -562,7 +562,7 @@ def model(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
     """Model folders for every command that loads one."""
     import torch
 
-    from trip.apps.loading import load_pipeline
+    from trip.opening import load_pipeline
 
     place = spoilt_folder(seeds / "model" / pick(rng, ("trip", "trip", "text-to-video")), folder / "model", rng)
     yield lambda: load_pipeline(str(place), device=torch.device("cpu"), dtype=torch.float32)

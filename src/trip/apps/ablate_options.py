@@ -6,7 +6,8 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from trip.apps.options import Folder, Integer, Text, Verbosity
+from trip.apps.options import Verbosity
+from trip.fields import Folder, Integer, Text
 
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 

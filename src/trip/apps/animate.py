@@ -1,19 +1,23 @@
 """`trip animate`: pictures in, clips out. What is wrong with the flags is said before torch is imported."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from trip.apps.adapters import read_adapters
-from trip.apps.errors import EXIT_ERROR, report, say
+from tqdm import tqdm
+
+from trip.adapters import read_adapters
+from trip.apps.errors import EXIT_ERROR, quiet_models, report, say
 from trip.apps.imports import quick_imports
 from trip.apps.jobs import Job, collect_jobs, is_batch
-from trip.apps.model_folder import find_model
 from trip.apps.options import Animate
 from trip.apps.progress import progress
-from trip.apps.sampling_options import check_options
 from trip.data.images import load_image
 from trip.data.text import printable
 from trip.data.video import check_output
 from trip.loading import check_part_files
+from trip.model_folder import find_model
 
 SHOWN_FAULTS = 10
 """Faults of a list that are said one by one."""
@@ -25,7 +29,6 @@ def animate(options: Animate) -> int:
     Raises:
         ValueError, OSError: with one picture, what is wrong; with many, what is wrong for all of them.
     """
-    check_options(options)
     jobs, faults = collect_jobs(options)
     if not is_batch(options):
         load_image(options.image)
@@ -66,17 +69,22 @@ def make(jobs: list[Job], options: Animate) -> int:
     """Load the model, make clip by clip; returns how many of a batch failed."""
     with progress(options, f"loading {options.model}", total=1) as bar:
         with quick_imports():
-            from trip.apps.studio import Studio
+            from trip.studio import Studio
+        if not options.debug:
+            quiet_models()
         studio = Studio.open(options)
         bar.update()
-    failed = 0
+    failed, said = 0, set()
     for number, job in enumerate(jobs, 1):
+        label = f" {number}/{len(jobs)}" if len(jobs) > 1 else ""
         try:
-            studio.make(job, label=f" {number}/{len(jobs)}" if len(jobs) > 1 else "")
+            with told(options, label, said) as on_event:
+                made = studio.make(job.request, on_event=on_event)
+                made.save(job.output, recorded=options.metadata, on_event=on_event)
         except Exception as error:
             if not is_batch(options) or options.debug:
                 raise
-            report(error, about=job.image)
+            report(error, about=job.request.image)
             failed += 1
             continue
         except KeyboardInterrupt:
@@ -85,6 +93,28 @@ def make(jobs: list[Job], options: Animate) -> int:
             raise
         print(printable(job.output), flush=True)
     return failed
+
+
+@contextmanager
+def told(options: Animate, label: str, said: set[str]) -> Iterator[Callable[[Any], None]]:
+    """What a studio tells its events to: a progress bar a stage, and every warning once."""
+    with ExitStack() as bars:
+        current: dict[str, tqdm] = {}
+
+        def on_event(event: Any) -> None:
+            if hasattr(event, "text"):
+                if event.text not in said:
+                    say(f"warning: {event.text}")
+                said.add(event.text)
+                return
+            if event.stage not in current:
+                bars.close()
+                current.clear()
+                current[event.stage] = bars.enter_context(progress(options, event.stage + label, event.total))
+            current[event.stage].total = event.total
+            current[event.stage].update(event.done - current[event.stage].n)
+
+        yield on_event
 
 
 def unfinished(jobs: list[Job], options: Animate) -> list[Job]:

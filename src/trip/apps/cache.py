@@ -9,13 +9,13 @@ from torch import nn
 from trip.apps.cache_options import DataCache
 from trip.apps.data import read
 from trip.apps.errors import quiet_models, say
-from trip.apps.loading import choose_device, load_pipeline
 from trip.apps.progress import progress
 from trip.data.clip_sources import ClipSource, ExampleClips, SyntheticClips
 from trip.data.decoding import Decoding
 from trip.data.examples import Example
 from trip.data.text_limit import CaptionCounts, TextLimit
 from trip.loading import load_autoencoder
+from trip.opening import choose_device, load_pipeline
 from trip.pipeline import TripPipeline
 from trip.training.batches import drawn_motion, is_drawn
 from trip.training.cache import CacheReport, fill_cache

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from trip.apps.data_options import Reading
-from trip.apps.options import Integer, OwnFusion
+from trip.apps.options import OwnFusion
+from trip.fields import Integer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from trip.apps.errors import quiet_models, report, say
-from trip.apps.loading import choose_device, choose_dtype, load_pipeline
 from trip.apps.options import Calibrate
 from trip.apps.progress import progress
-from trip.apps.studio import FALLBACK_AREA
 from trip.condition import still
 from trip.data.images import output_size
 from trip.data.text import printable, read_json
@@ -20,8 +18,10 @@ from trip.evaluation.clips import clip_files, frame_count, prompt_of
 from trip.files import atomic_path
 from trip.noise_fusion import TrainingFreeNoiseFusion
 from trip.noise_prior import sample_from_prediction
+from trip.opening import choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline, to_pixels
 from trip.schedule import is_flow, prediction_type
+from trip.studio import FALLBACK_AREA
 from trip.training.calibration import Estimate, measure, spread_timesteps
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -35,7 +35,7 @@ from trip.apps.evaluate_options import Evaluate, Weights
 from trip.apps.imports import quick_imports
 from trip.apps.options import Animate, Calibrate, Info, Train
 from trip.apps.settings import chosen_settings
-from trip.apps.version import trip_version
+from trip.version import trip_version
 
 COMMANDS = {
     "animate": Animate,
@@ -176,7 +176,9 @@ def unboxed(text: str) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│]", " ", text.partition("\n")[2])  # the first line is a title
     text = re.sub(r"\s*(─{2,}|-{9,})\s*", "; ", text)  # a terminal without these signs gets hyphens
     text = re.sub(r"Argument helptext:.*?(?=For full)", "", " ".join(text.split()))
-    text = re.sub(r"Error parsing __tyro-dummy-inner__\S*: *", "", text)  # what a dataclass said itself, all of it
+    # What a dataclass said itself, all of it; the settings that it names are flags here.
+    said = r"Error parsing (?:__tyro-dummy-inner__\S*|[A-Z]\w+): *(?:(\w+)(?= \(=))?"
+    text = re.sub(said, lambda found: f"--{found[1].replace('_', '-')}" if found[1] else "", text)
     text = re.sub(
         r"Error parsing (--\S+): invalid literal for int\(\) with base 10: ('.*?');",
         r"\1 (=\2) must be a whole number;",

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from trip.apps.options import Folder, Integer, Text, Verbosity
+from trip.apps.options import Verbosity
+from trip.fields import Folder, Integer, Text
 from trip.models import BUNDLED_MODEL
 
 Layout = Literal["auto", "metadata", "pairs", "prompts", "webvid", "msrvtt", "classes", "shards"]

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from trip.apps.errors import quiet_models, say
 from trip.apps.evaluate_options import Evaluate, Weights
-from trip.apps.loading import choose_device
 from trip.evaluation.clips import Clips, listed
 from trip.evaluation.error_curves import read_errors
 from trip.evaluation.report import DEFAULT_METRICS, EvaluationSettings, Progress, evaluate_folders
 from trip.evaluation.weights import SOURCES, cache_folder, get_weights, source_of
 from trip.files import write_json
+from trip.opening import choose_device
 
 
 def evaluate(options: Evaluate) -> int:

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from trip.apps.errors import say
 from trip.apps.evaluate import measuring, names_in, publish, settings_of
 from trip.apps.evaluate_options import Evaluate
-from trip.apps.loading import choose_device, choose_dtype, find_model, load_pipeline
 from trip.data.images import fit_image, load_image
 from trip.evaluation.clips import clip_files
 from trip.evaluation.generation import (
@@ -42,6 +41,7 @@ from trip.evaluation.report import EvaluationSettings, rehearse
 from trip.evaluation.vbench import CRF, vbench_jobs
 from trip.evaluation.weights import sha256_of
 from trip.files import write_json
+from trip.opening import choose_device, choose_dtype, find_model, load_pipeline
 from trip.pipeline import TripPipeline
 from trip.text import count_tokens
 

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from trip.apps.options import DType, Folder, Integer, Number, OwnFusion, SchedulerName, Text, Verbosity
+from trip.apps.options import OwnFusion, Verbosity
+from trip.fields import Folder, Integer, Number, Text
+from trip.request import DType, SchedulerName
 
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Files = Annotated[tuple[Path, ...], arg(metavar="FILE...", help_behavior_hint="")]

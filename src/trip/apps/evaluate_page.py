@@ -11,10 +11,10 @@ import torch
 
 import trip
 from trip.apps.evaluate_options import Evaluate
-from trip.apps.version import trip_version
 from trip.evaluation.clips import Clips
 from trip.evaluation.error_curves import read_errors
 from trip.evaluation.page import write_page
+from trip.version import trip_version
 
 
 def write_html(report: dict[str, Any], options: Evaluate, generated: Clips, reference: Clips | None) -> None:

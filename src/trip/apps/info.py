@@ -5,9 +5,9 @@ from typing import Any
 
 from trip.apps.model_card import find_card, model_card
 from trip.apps.options import Info
-from trip.data.metadata import foreign_flags, read_metadata, reproduce_command, terminal_quote
+from trip.data.metadata import read_metadata, terminal_quote
 from trip.data.text import printable
-from trip.models import BUNDLED_MODEL
+from trip.request import animate_command, foreign_flags
 
 LONGEST_VALUE = 1000
 """Characters of a value that are shown."""
@@ -26,14 +26,14 @@ def info(options: Info) -> int:
     record = read_metadata(options.file)
     # Where the clip lies now, and not where its maker, perhaps a stranger, wants the next one.
     record_now = {**record, "output": str(options.file)} if "output" in record else record
-    foreign = foreign_flags(record, BUNDLED_MODEL)
+    foreign = foreign_flags(record)
     warning = f"{', '.join(foreign)}: the record chose what is loaded; look at it before you run this" * bool(foreign)
     if options.json:
         warnings = {"warning": warning} if warning else {}
-        print(json.dumps({**record, "command": reproduce_command(record_now), **warnings}, indent=2))
+        print(json.dumps({**record, "command": animate_command(record_now), **warnings}, indent=2))
         return 0
     show(record, False)
-    print(f"\n{reproduce_command(record_now, terminal_quote)}")
+    print(f"\n{animate_command(record_now, terminal_quote)}")
     if warning:
         print(f"# {warning}")
     return 0

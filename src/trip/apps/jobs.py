@@ -5,12 +5,13 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trip.apps.options import Animate
 from trip.data.text import OnFault, has_surrogates, printable, read_csv, read_jsonl, read_lines
+from trip.request import ClipRequest, plain
 
 LIST_SUFFIXES = (".csv", ".jsonl")
 COLUMNS = ("image", "prompt", "seed", "output")
@@ -18,19 +19,16 @@ PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2"),
     *(".ppm", ".pgm", ".tga", ".ico", ".heic", ".heif"),
 )
-MAX_SEED = 2**63 - 1
 DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE)
 """Names that Windows gives to devices, with any suffix and in any folder."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Job:
     """One clip to make. `output` is text: a trailing slash means a folder of PNGs."""
 
-    image: Path
-    prompt: str
+    request: ClipRequest
     output: str
-    seed: int
 
 
 def is_batch(options: Animate) -> bool:
@@ -44,8 +42,6 @@ def collect_jobs(options: Animate) -> tuple[list[Job], list[ValueError]]:
     Raises:
         ValueError: an unreadable list, no pictures, or nothing in them that could be made.
     """
-    if options.count < 1:
-        raise ValueError(f"--count (={options.count}) must be at least 1; choose such a value")
     if options.prompt is not None:
         check_prompt(options.prompt, "--prompt")
     jobs, faults, taken = [], [], {}
@@ -66,13 +62,17 @@ def collect_jobs(options: Animate) -> tuple[list[Job], list[ValueError]]:
 
 def _named_once(job: Job, taken: dict[str, Path]) -> Job:
     """The job, whose clip no other one makes."""
-    if not 0 <= job.seed <= MAX_SEED:
-        raise ValueError(f"seed (={job.seed}) must lie in 0 to 2^63 - 1; choose another")
-    name = os.path.normpath(job.output)
+    name, image = os.path.normpath(job.output), job.request.image
     if name in taken:
-        raise ValueError(f"{taken[name]} and {job.image} would both become {job.output}; give them a column output")
-    taken[name] = job.image
+        raise ValueError(f"{taken[name]} and {image} would both become {job.output}; give them a column output")
+    taken[name] = image
     return job
+
+
+def _job(options: Animate, image: Path, prompt: str, output: str, seed: int | None) -> Job:
+    """A clip with the settings that all have."""
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    return Job(replace(plain(ClipRequest, options), image=image, prompt=prompt, seed=seed), output)
 
 
 def check_prompt(prompt: str, where: str) -> None:
@@ -85,7 +85,7 @@ def _rows(options: Animate) -> Iterator[Job | ValueError]:
     """The clip of every picture, once, or what is wrong with it."""
     if not is_batch(options):
         prompt = _prompt(options.prompt, "give one with --prompt")
-        yield Job(image=options.image, prompt=prompt, output=options.output, seed=_seed(options.seed))
+        yield _job(options, options.image, prompt, options.output, options.seed)
         return
     folder = Path(options.output)
     if folder.suffix:
@@ -107,7 +107,7 @@ def _of_folder(options: Animate, folder: Path) -> Iterator[Job | ValueError]:
         except ValueError as error:
             yield error
         else:
-            yield Job(image=picture, prompt=prompt, output=output, seed=_seed(options.seed))
+            yield _job(options, picture, prompt, output, options.seed)
 
 
 def _of_list(options: Animate, folder: Path) -> Iterator[Job | ValueError]:
@@ -145,17 +145,13 @@ def _of_row(row: dict[str, Any], where: str, options: Animate, folder: Path) -> 
         output = inside(folder, output or f"{picture.stem}.{options.format}")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Job(
-        image=picture,
-        prompt=_prompt(prompt or options.prompt, f"give one in {where}, or for all with --prompt"),
-        output=output,
-        seed=_row_seed(row.get("seed"), where, options.seed),
-    )
+    prompt = _prompt(prompt or options.prompt, f"give one in {where}, or for all with --prompt")
+    return _job(options, picture, prompt, output, _row_seed(row.get("seed"), where, options.seed))
 
 
-def _row_seed(value: Any, where: str, default: int | None) -> int:
+def _row_seed(value: Any, where: str, default: int | None) -> int | None:
     if value is None or value == "":
-        return _seed(default)
+        return default
     try:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError
@@ -208,10 +204,6 @@ def _prompt(prompt: str | None, remedy: str) -> str:
     return prompt
 
 
-def _seed(seed: int | None) -> int:
-    return secrets.randbelow(2**31) if seed is None else seed
-
-
 def _repeated(job: Job, count: int) -> list[Job]:
     """`count` jobs with consecutive seeds; out.mp4 -> out-1.mp4, out-2.mp4, ..."""
     if count == 1:
@@ -219,4 +211,5 @@ def _repeated(job: Job, count: int) -> list[Job]:
     path = Path(job.output)
     slash = "/" if job.output.endswith("/") else ""
     names = [str(path.with_name(f"{path.stem}-{k}{path.suffix}")) + slash for k in range(1, count + 1)]
-    return [Job(image=job.image, prompt=job.prompt, output=n, seed=job.seed + k) for k, n in enumerate(names)]
+    seed = job.request.seed or 0
+    return [Job(replace(job.request, seed=seed + k), name) for k, name in enumerate(names)]

@@ -4,52 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from trip.fields import Checked
-from trip.models import BUNDLED_MODEL
-from trip.presets import PRESETS
+from trip.fields import Checked, Integer, Text, within
+from trip.request import ClipRequest, DType, ModelRequest
 from trip.training.config import TrainingConfig
 
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "pndm": "PNDMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "deis": "DEISMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "lcm": "LCMScheduler",
-    "tcd": "TCDScheduler",
-}
-"""Short names of diffusers' schedulers for noise-predicting models."""
-
-
-def check_scheduler(name: str) -> None:
-    """Raise ValueError for a name that is none of `SCHEDULERS`."""
-    if name not in SCHEDULERS:
-        raise ValueError(f"scheduler {name!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
-
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 Format = Literal["mp4", "webm", "gif", "webp"]
-
-# Optional values whose default the model decides; the annotations keep "{None}|" out of the help.
-Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
-Integer = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
-Number = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
-Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
-SchedulerName = Annotated[
-    str | None,
-    arg(metavar="NAME", help_behavior_hint="(default: the model's)", help=f"One of {', '.join(SCHEDULERS)}."),
-]
-
-
-PresetName = Annotated[
-    str, arg(metavar="NAME", help=f"Quality against time: {', '.join(PRESETS)}. Flags take precedence over it.")
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +32,24 @@ class OwnFusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Animate(OwnFusion, Verbosity):
+class Files(Checked):
+    """Where the clips of `trip animate` go."""
+
+    output: Annotated[str, arg(metavar="FILE")]
+    """Clip to write: .mp4, .webm, .gif, .webp, or a folder (no suffix) of PNGs. Many pictures: a folder of clips.
+    With --count N: NAME-1 to NAME-N."""
+    count: Annotated[int, within(1)] = 1
+    """Clips of every picture, with consecutive seeds."""
+    format: Format = "mp4"
+    """Kind of clip where --output is a folder of clips."""
+    overwrite: bool = False
+    """Make clips of a list or folder again that exist already."""
+    metadata: bool = True
+    """Do not record prompt, seed and settings in the clip and in a .json beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animate(Verbosity, OwnFusion, ModelRequest, ClipRequest, Files):
     """Animate a picture, or many.
 
     The prompt is English. The bundled model understands moves of the camera (pans, tilts, zooms, the picture turning)
@@ -93,65 +71,6 @@ class Animate(OwnFusion, Verbosity):
     """A picture; a folder of pictures; or a .csv or .jsonl with columns image, prompt[, seed, output]."""
     prompt: Text = None
     """What should move, and how. With a list: for the rows that have none."""
-    output: Annotated[str, arg(metavar="FILE")]
-    """Clip to write: .mp4, .webm, .gif, .webp, or a folder (no suffix) of PNGs. Many pictures: a folder of clips.
-    With --count N: NAME-1 to NAME-N."""
-    model: Annotated[str, arg(metavar="MODEL")] = BUNDLED_MODEL
-    """Folder or hub id. A text-to-video pipeline becomes training-free image-to-video."""
-    fusion: Folder = None
-    """Fusion folder in place of the model's, such as `trip calibrate` writes."""
-    lora: UseAppendAction[tuple[Annotated[str, arg(metavar="FOLDER[:WEIGHT]")], ...]] = ()
-    """LoRA adapters, such as `trip train --trainable lora` writes into lora/; may be given several times."""
-    negative_prompt: Annotated[str, arg(metavar="TEXT")] = ""
-    """What should not happen."""
-    num_frames: Integer = None
-    """Frames of the clip (default: the model's longest)."""
-    preset: PresetName = "quality"
-    steps: Integer = None
-    """Denoising steps (default: the preset's; 50 for quality)."""
-    scheduler: SchedulerName = None
-    guidance_scale: Number = None
-    """How strictly to follow the prompt; 1 is off and twice as fast (default: the pipeline's)."""
-    guidance_interval: Annotated[str | None, arg(metavar="LOW,HIGH", help_behavior_hint="")] = None
-    """Part of the schedule where that counts, 1 is noise, 0 the clip; outside it a step takes half the time (default:
-    the preset's; 0,1 for quality)."""
-    guidance_every: Integer = None
-    """In it, look at what the prompt changes in every n-th step only (default: the preset's; 1 for quality)."""
-    image_guidance_scale: float = 1.0
-    """How much the network's own view of the picture counts; 1 is off."""
-    guidance_rescale: float = 0.0
-    """0 to 1: keeps the contrast under strong guidance."""
-    motion_strength: float = 1.0
-    """0 is the still, 1 as trained, more exaggerates."""
-    seed: Integer = None
-    """Same seed, same clip (default: drawn at random, and recorded)."""
-    fps: float = 8.0
-    """Frames per second of the file."""
-    width: Integer = None
-    """Pixels (default: the model's area in the picture's shape)."""
-    height: Integer = None
-    """Pixels (default: as for the width)."""
-    dtype: DType = "auto"
-    """Precision of the networks; auto is float32 on a CPU, float16 elsewhere."""
-    device: Annotated[str, arg(metavar="NAME")] = "auto"
-    """cpu, cuda, cuda:1, mps, ...; auto is the first accelerator, else the CPU."""
-    offload: Literal["none", "model", "group", "sequential"] = "none"
-    """What leaves the accelerator while it is not used: nothing, whole parts (some memory for little time), layers
-    (most of it; group moves the next one ahead)."""
-    weights_dtype: Literal["auto", "float8"] = "auto"
-    """How the network's weights rest; auto is --dtype, float8 halves them and changes clips a little."""
-    compile: bool = False
-    """Compile the network's layers first, which takes minutes; meant for accelerators, on a CPU nothing was gained."""
-    decode_chunk_size: Integer = None
-    """Frames decoded at once (default: the clip's); fewer take less memory."""
-    count: int = 1
-    """Clips of every picture, with consecutive seeds."""
-    format: Format = "mp4"
-    """Kind of clip where --output is a folder of clips."""
-    overwrite: bool = False
-    """Make clips of a list or folder again that exist already."""
-    metadata: bool = True
-    """Do not record prompt, seed and settings in the clip and in a .json beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

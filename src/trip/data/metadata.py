@@ -22,8 +22,7 @@ import os
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -46,85 +45,8 @@ MAX_BYTES = 512 * 1024
 EXIF_IMAGE_DESCRIPTION = 0x010E
 PILLOW_SUFFIXES = (".gif", ".webp", ".png")
 
-# Settings that the command line takes, in the order it prints them.
-_FLAGS = (
-    "prompt",
-    "negative_prompt",
-    "output",
-    "model",
-    "fusion",
-    "lora",
-    "num_frames",
-    "preset",
-    "steps",
-    "scheduler",
-    "guidance_scale",
-    "image_guidance_scale",
-    "guidance_rescale",
-    "guidance_interval",
-    "guidance_every",
-    "motion_strength",
-    "seed",
-    "fps",
-    "width",
-    "height",
-    "dtype",
-    "weights_dtype",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipMetadata:
-    """Settings of one clip, named as the flags of ``trip animate``; None was not recorded."""
-
-    image: str | None = None
-    """Path of the photograph, as given."""
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    output: str | None = None
-    """Path of the clip, as given."""
-    model: str | None = None
-    """Folder or hub id; None is the bundled model."""
-    fusion: str | None = None
-    """Folder of a fusion in place of the model's."""
-    lora: tuple[str, ...] | None = None
-    """Folders of adapters, each with its weight: FOLDER:WEIGHT."""
-    num_frames: int | None = None
-    steps: int | None = None
-    scheduler: str | None = None
-    guidance_scale: int | float | None = None
-    image_guidance_scale: int | float | None = None
-    guidance_rescale: int | float | None = None
-    motion_strength: int | float | None = None
-    seed: int | None = None
-    fps: int | float | None = None
-    """Frames per second."""
-    width: int | None = None
-    """Pixels."""
-    height: int | None = None
-    """Pixels."""
-    dtype: str | None = None
-    device: str | None = None
-    trip_version: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else that JSON can hold; its names must not repeat those above."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Flat dict of what is recorded: the form that files hold."""
-        settings = asdict(self)
-        extra = settings.pop("extra")
-        return {name: value for name, value in settings.items() if value is not None} | extra
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> "ClipMetadata":
-        """Inverse of `to_dict`; unknown names go to `extra`."""
-        names = {item.name for item in fields(cls)} - {"extra"}
-        known = {name: value for name, value in record.items() if name in names}
-        return cls(**known, extra={name: value for name, value in record.items() if name not in names})
-
-
-Metadata = ClipMetadata | Mapping[str, Any]
-
+Metadata = Mapping[str, Any]
+"""A record: settings by the names of `trip animate`'s flags, and anything else that JSON can hold."""
 
 PATHS = ("image", "output", "model", "fusion", "lora")
 """What a record says of its maker's disk."""
@@ -140,7 +62,7 @@ def encode_metadata(metadata: Metadata, *, indent: int | None = None) -> str:
     Raises:
         ValueError: not JSON (NaN, infinity, arbitrary objects), a reserved name, or more than `MAX_BYTES`.
     """
-    record = metadata.to_dict() if isinstance(metadata, ClipMetadata) else dict(metadata)
+    record = dict(metadata)
     for reserved in ("schema", "version"):
         if reserved in record:
             raise ValueError(f"metadata must not have the reserved name {reserved!r}; rename it")
@@ -157,7 +79,7 @@ def encode_metadata(metadata: Metadata, *, indent: int | None = None) -> str:
 
 def names_only(metadata: Metadata) -> dict[str, Any]:
     """The record with names in the place of paths; hub ids (user/name) stay."""
-    record = metadata.to_dict() if isinstance(metadata, ClipMetadata) else dict(metadata)
+    record = dict(metadata)
     for key in PATHS:
         value = record.get(key)
         hub = key in ("model", "lora")
@@ -313,35 +235,6 @@ def _first_record(candidates: tuple[Any, ...]) -> dict[str, Any] | None:
 # -------------------------------------------------------------------------------------------------- command
 
 
-def reproduce_command(metadata: Metadata, quote: Callable[[str], str] = shlex.quote) -> str:
-    """The shell-quoted ``trip animate ...`` line that makes the clip again, with the settings recorded.
-
-    A record without the photograph's path gives the placeholder ``IMAGE``. Values of a kind that no flag takes are left
-    out. `quote` is how a word is written for the shell.
-    """
-    record = metadata.to_dict() if isinstance(metadata, ClipMetadata) else metadata
-    image = record.get("image")
-    image = image if isinstance(image, str) and image else "IMAGE"
-    arguments = ["trip", "animate", f"./{image}" if image.startswith("-") else image]
-    for name in _FLAGS:
-        for text in _flag_values(record.get(name)):
-            flag = "--" + name.replace("_", "-")
-            # A value that begins with a dash would be taken for a flag.
-            arguments += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
-    return " ".join(map(quote, arguments))
-
-
-def _flag_values(value: Any) -> list[str]:
-    match value:
-        case bool():
-            return []
-        case str() | int() | float():
-            return [str(value)]
-        case list() | tuple():
-            return [item for item in value if isinstance(item, str)]
-    return []
-
-
 def terminal_quote(word: str) -> str:
     r"""As `shlex.quote`, but what a terminal would not print is escaped, in bash's and zsh's form ``$'\x1b'``."""
     if word.isprintable():
@@ -360,9 +253,3 @@ def _ansi_c(character: str) -> str:
             "utf-8", "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
         )
     )
-
-
-def foreign_flags(record: Mapping[str, Any], bundled: str) -> list[str]:
-    """The flags of the command that let a record's maker choose what is loaded, beside the bundled model."""
-    chosen = [name for name in ("model", "fusion", "lora") if _flag_values(record.get(name))]
-    return [f"--{name}" for name in chosen if not (name == "model" and record["model"] == bundled)]

@@ -40,7 +40,6 @@ from trip.data.metadata import (
     find_metadata,
     is_foreign,
     names_only,
-    reproduce_command,
     sidecar_path,
 )
 from trip.files import atomic_path
@@ -85,6 +84,7 @@ def write_video(
     fps: int | float | Fraction = DEFAULT_FPS,
     metadata: Metadata | None = None,
     *,
+    comment: str | None = None,
     crf: int = 14,
 ) -> None:
     """Write a clip; the format follows from the suffix.
@@ -104,6 +104,7 @@ def write_video(
         fps: frames per second, 0.1 to 240; a float becomes the nearest fraction with denominator <= 1001.
         metadata: record to embed, paths cut to names, and to write whole to the side-car ``NAME.json``; None keeps both
             out (and removes a side-car that an earlier clip of this name left).
+        comment: for players, beside the record, such as the command that makes the clip again.
         crf: quality of mp4 and webm, 0 (best) to 51.
 
     Raises:
@@ -119,8 +120,8 @@ def write_video(
     record = None if shared is None else encode_metadata(shared)
     sidecar = None if metadata is None else encode_metadata(metadata, indent=2)
     check_output(path, recorded=metadata is not None)
-    # File names need not be UTF-8; the comment must be. The record itself keeps such names exactly.
-    comment = None if shared is None else reproduce_command(shared).encode("utf-8", "replace").decode()
+    if comment is not None:  # file names need not be UTF-8, the comment must be; the record keeps such names exactly
+        comment = comment.encode("utf-8", "replace").decode()
     beside = sidecar_path(target)
     try:
         with atomic_path(beside) as temporary_sidecar, atomic_path(target) as temporary:
@@ -267,8 +268,8 @@ def _encode(
     path = job.path.absolute()
     container = av.open(f"file:{path}", "w", format=container_format, container_options=container_options)
     try:
-        if job.record is not None and job.comment is not None:
-            container.metadata.update({TAG: job.record, "comment": job.comment})
+        tags = {TAG: job.record, "comment": job.comment}
+        container.metadata.update({name: text for name, text in tags.items() if text is not None})
         stream = container.add_stream(codec, rate=job.rate, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = first.shape[:2]
