@@ -34,16 +34,14 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.command import command
-from trip.apps.evaluate import write_json
 from trip.data.video import read_video, write_video
-from trip.evaluation.metrics import (
-    clip_motion,
-    frame_consistency,
-    frechet_of_samples,
-    mean_metric,
-    motion_warning,
-)
-from trip.evaluation.report import FLOW, EvaluationSettings, Networks, evaluate_folders, load_networks
+from trip.evaluation.frechet import frechet_of_samples
+from trip.evaluation.metric import mean_result
+from trip.evaluation.metrics.consistency import frame_consistency, motion_warning
+from trip.evaluation.motion import FLOW, clip_motion
+from trip.evaluation.networks import Networks
+from trip.evaluation.report import EvaluationSettings, evaluate_folders
+from trip.files import write_json
 
 FRAMES = 16
 SPLITS = 20
@@ -142,7 +140,7 @@ def timed(sides: list[Path], settings: Settings) -> dict[str, Any]:
     marks = {f"after {count} clips": round(peaks[count - 1], 2) for count in marked(len(peaks))}
     return {
         "clips": f"{settings.count} against {settings.count}, {FRAMES} frames of 128x128",
-        "metrics": {name: metric["value"] for name, metric in found["metrics"].items()},
+        "metrics": {name: result.value for name, result in found.metrics.items()},
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
         "cpu_s_per_clip": round(cpu / (2 * settings.count), 3),
@@ -194,8 +192,7 @@ class Kind:
 
 def sanity(settings: Settings) -> dict[str, Any]:
     """Every kind of clips, measured once; then distances over halvings."""
-    options = EvaluationSettings(metrics=("fvd", "f-consistency"), weights=weights_folder(settings))
-    networks = load_networks(options)
+    networks = Networks(weights=weights_folder(settings))
     chosen = windows(settings.clips, settings.sanity_count, settings.seed)
     kinds = {name: measured(name, chosen, networks, settings.seed) for name in CHANGES}
     warning = motion_warning(flow_of(kinds["frozen"]), flow_of(kinds["real"]))
@@ -211,12 +208,11 @@ def measured(name: str, chosen: list[Window], networks: Networks, seed: int) -> 
     """One kind."""
     features, numbers = [], {"F-Consistency_all (EfficientNet-Lite0)": [], FLOW: [], "Warping error (DIS)": []}
     rng = np.random.default_rng(seed)
-    assert networks.consistency is not None
     for pair in pairs(tqdm(chosen, desc=name, leave=False, disable=None)):
         clips = [np.ascontiguousarray(CHANGES[name](window.frames(), rng)) for window in pair]
         batch = torch.from_numpy(np.stack(clips))
-        features.append(networks.distances["FVD"](batch).numpy())
-        consistency = frame_consistency(networks.consistency(batch)).tolist()
+        features.append(networks.local("i3d")(batch).numpy())
+        consistency = frame_consistency(networks.local("efficientnet-lite0")(batch)).tolist()
         motion = [clip_motion(clip) for clip in clips]
         found = (consistency, [m.flow for m in motion], [m.warping_error for m in motion])
         for values, more in zip(numbers.values(), found, strict=True):
@@ -260,12 +256,12 @@ def spread(values: np.ndarray) -> list[float]:
 
 def summaries(kind: Kind, seed: int) -> dict[str, Any]:
     """Means over clips with bootstrap intervals."""
-    return {name: mean_metric(name, values, seed=seed).as_dict() for name, values in kind.numbers.items()}
+    return {name: mean_result(name, values, seed=seed).as_dict() for name, values in kind.numbers.items()}
 
 
 def flow_of(kind: Kind) -> Any:
     """Flow magnitude as a metric."""
-    return mean_metric(FLOW, kind.numbers[FLOW])
+    return mean_result(FLOW, kind.numbers[FLOW])
 
 
 # -------------------------------------------------------------------------------------------------- the rest

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from lab.motion.fidelity import Pair, direction_agreement, measure_clips, sharpness_ratio
+from lab.motion.pairs import camera_pairs
 from PIL import Image
 from torch import Tensor
 
@@ -41,9 +43,9 @@ from trip.data.clip_sources import ExampleClips, RenderedClip
 from trip.data.datasets import read_examples
 from trip.data.decoding import Decoding
 from trip.data.synthetic import SceneBank
-from trip.evaluation.metrics import clip_motion, mean_metric
-from trip.evaluation.motion import Frames, Pair, direction_agreement, measure_clips, psnr, sharpness_ratio
-from trip.evaluation.motion_pairs import camera_pairs
+from trip.evaluation.metric import mean_result
+from trip.evaluation.motion import Frames, clip_motion
+from trip.evaluation.pictures import psnr
 from trip.models import BUNDLED_MODEL
 from trip.opening import choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
@@ -290,12 +292,12 @@ def results(numbers: dict[str, dict[str, Any]], real: list[dict[str, float]], se
 def quarters(losses: Losses, seed: int) -> dict[str, Any]:
     """Means over clips, of all timesteps and of every quarter, lowest noise first."""
     columns = {"all": losses.mean(1), **{f"t{quarter}": losses[:, quarter] for quarter in range(QUARTERS)}}
-    return {name: mean_metric(name, column.tolist(), seed=seed).as_dict() for name, column in columns.items()}
+    return {name: mean_result(name, column.tolist(), seed=seed).as_dict() for name, column in columns.items()}
 
 
 def averaged(rows: Sequence[dict[str, float]], seed: int) -> dict[str, Any]:
     """Mean of every measure over clips."""
-    return {name: mean_metric(name, [row[name] for row in rows], seed=seed).as_dict() for name in rows[0]}
+    return {name: mean_result(name, [row[name] for row in rows], seed=seed).as_dict() for name in rows[0]}
 
 
 def clip_record(

@@ -44,6 +44,17 @@ import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from lab.motion.fidelity import (
+    STILL_BACKGROUND,
+    Generate,
+    ObjectMotion,
+    Pair,
+    measure_clips,
+    object_motion,
+    rate_per_kind,
+    sharpness_ratio,
+)
+from lab.motion.pairs import camera_pairs, object_pairs, rendered_camera_pairs
 from PIL import Image, ImageDraw
 from torch import nn
 from tyro.conf import arg
@@ -51,24 +62,9 @@ from tyro.conf import arg
 from benchmarks.command import command
 from benchmarks.pages import write_json
 from trip.data.synthetic import Cutout, Photo, make_cutout, make_photo
-from trip.evaluation.motion import (
-    SMALLEST_MOVE,
-    STILL_BACKGROUND,
-    CameraMotion,
-    Frames,
-    Generate,
-    ObjectMotion,
-    Pair,
-    Rate,
-    camera_motion,
-    dense_flows,
-    measure_clips,
-    object_motion,
-    psnr,
-    rate_per_kind,
-    sharpness_ratio,
-)
-from trip.evaluation.motion_pairs import camera_pairs, object_pairs, rendered_camera_pairs
+from trip.evaluation.intervals import Rate
+from trip.evaluation.motion import SMALLEST_MOVE, CameraMotion, Frames, camera_motion, dense_flows
+from trip.evaluation.pictures import psnr
 from trip.models import BUNDLED_MODEL, bundled_model_path
 from trip.noise_fusion import OptimalNoiseFusion
 from trip.opening import choose_device, choose_dtype, load_pipeline

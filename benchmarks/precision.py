@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from lab.motion.pairs import camera_pairs
 from tyro.conf import arg
 
 from benchmarks.command import command
 from benchmarks.motion import circumstances, heldout_set, model_identity
 from benchmarks.pages import fill_page, markdown, write_json
 from benchmarks.presets import agreement_row, all_clips, fidelity_rows, verdicts_of, with_interval
-from trip.evaluation.motion_pairs import camera_pairs
 from trip.models import BUNDLED_MODEL
 from trip.opening import load_pipeline
 from trip.pipeline import TripPipeline

@@ -30,7 +30,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from einops import rearrange
+from lab.motion.fidelity import Pair
+from lab.motion.pairs import camera_pairs, rendered_camera_pairs
 from PIL import Image
 from tqdm import tqdm
 from tyro.conf import arg
@@ -43,9 +44,13 @@ from trip.data.synthetic import Photo, SceneBank
 from trip.evaluation.features.base import FrameFeatures
 from trip.evaluation.features.efficientnet import efficientnet_features
 from trip.evaluation.features.i3d import i3d_features
-from trip.evaluation.metrics import FeatureSet, Metric, frame_consistency, frechet_metric, mean_metric, psnr, ssim
-from trip.evaluation.motion import Pair, Rate, camera_motion, dense_flows
-from trip.evaluation.motion_pairs import camera_pairs, rendered_camera_pairs
+from trip.evaluation.frechet import FeatureSet
+from trip.evaluation.intervals import Rate
+from trip.evaluation.metric import Result, mean_result
+from trip.evaluation.metrics.consistency import frame_consistency
+from trip.evaluation.metrics.frechet import frechet_result
+from trip.evaluation.motion import camera_motion, dense_flows
+from trip.evaluation.pictures import psnr, ssim
 from trip.evaluation.weights import find_weights
 from trip.models import BUNDLED_MODEL
 from trip.opening import choose_device, choose_dtype, load_pipeline
@@ -172,14 +177,14 @@ def fidelity_rows(clips: Clips, reference: Clips) -> dict[str, Any]:
     """Mean PSNR and SSIM against `quality`'s clips, frames 2 to N, with intervals over clips."""
     rows = {}
     for name, measure in (("psnr", psnr), ("ssim", ssim)):
-        values = [float(measure(pictures(a), pictures(b)).mean()) for a, b in zip(clips, reference, strict=True)]
-        rows[name] = mean_metric(name, values).as_dict()
+        values = [np.mean([*map(measure, pictures(a), pictures(b))]) for a, b in zip(clips, reference, strict=True)]
+        rows[name] = mean_result(name, values).as_dict()
     return rows
 
 
-def pictures(clip: np.ndarray) -> torch.Tensor:
-    """Frames 2 to N, f 3 H W in [0, 1]."""
-    return rearrange(torch.from_numpy(clip[1:]).float() / 255, "f H W c -> f c H W")
+def pictures(clip: np.ndarray) -> np.ndarray:
+    """Frames 2 to N, f H W 3 in [0, 1]."""
+    return clip[1:].astype(np.float32) / np.float32(255)
 
 
 def verdicts_of(clips: Clips, pairs: Sequence[Pair]) -> list[bool]:
@@ -213,7 +218,7 @@ def paired_difference(gained: int, lost: int, total: int, z: float = 1.959963984
 def consistency_row(clips: Clips, network: FrameFeatures) -> dict[str, Any]:
     """F-Consistency of consecutive frames, mean over clips."""
     values = [frame_consistency(network(torch.from_numpy(clip[None])))[0] for clip in clips]
-    return mean_metric("F-Consistency", values, features=network.name).as_dict()
+    return mean_result("F-Consistency", values, features=network.name).as_dict()
 
 
 def find_network(name: str, build: Any, settings: Settings) -> Any:
@@ -225,9 +230,9 @@ def find_network(name: str, build: Any, settings: Settings) -> Any:
         return None
 
 
-def fvd_row(clips: FeatureSet, truth: FeatureSet) -> Metric:
+def fvd_row(clips: FeatureSet, truth: FeatureSet) -> Result:
     """FVD with its note."""
-    return frechet_metric("FVD", clips, truth, allow_few=True)
+    return frechet_result("FVD", clips, truth, allow_few=True)
 
 
 def video_features(clips: Clips, network: Any) -> FeatureSet:

@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from lab.motion.fidelity import gradient_energy
+from lab.motion.pairs import whole_photo
 from torch import Tensor
 
 from trip.ablation.scores import TIMESTEPS, HeldOut, fixed_noise, follows, snr_at
 from trip.condition import still
 from trip.data.captions import CAMERA_KINDS, draw_caption
 from trip.data.synthetic import Photo
-from trip.evaluation.metrics import bootstrap_interval
-from trip.evaluation.motion import gradient_energy, psnr
-from trip.evaluation.motion_pairs import whole_photo
+from trip.evaluation.intervals import bootstrap_interval
+from trip.evaluation.pictures import psnr
 from trip.noise_fusion import OptimalNoiseFusion, TemporalNoiseFusion
 from trip.noise_prior import per_clip
 from trip.pipeline import TripPipeline

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from trip.apps import evaluate as evaluate_module
+from trip.apps import weights as weights_module
 from trip.apps.cli import main
-from trip.apps.evaluate import evaluate, weights
+from trip.apps.evaluate import evaluate
 from trip.apps.evaluate_options import Evaluate, Weights
+from trip.apps.weights import weights
 from trip.data.video import write_video
+from trip.evaluation import networks
 from trip.evaluation import report as report_module
 from trip.evaluation.clips import frame_count
 from trip.evaluation.features.base import FrameFeatures, VideoFeatures, squash
@@ -31,9 +33,9 @@ def folders(tmp_path, monkeypatch):
         network = lambda x: x.flatten(1)[:, :5] + torch.arange(5)  # noqa: E731
         return FrameFeatures(name="Toy", size=4, network=network, prepare=lambda frames: squash(frames, 4))
 
-    monkeypatch.setattr(report_module, "LOADERS", dict.fromkeys(("i3d", "inception", "efficientnet-lite0"), load))
-    monkeypatch.setattr(report_module, "find_weights", lambda name, folder: name)
-    monkeypatch.setattr(report_module, "sha256_of", lambda file: "hash")
+    monkeypatch.setattr(networks, "LOADERS", dict.fromkeys(("i3d", "inception", "efficientnet-lite0"), load))
+    monkeypatch.setattr(networks, "find_weights", lambda name, folder: name)
+    monkeypatch.setattr(networks, "sha256_of", lambda file: "hash")
     return tmp_path / "fake", tmp_path / "real"
 
 
@@ -72,7 +74,7 @@ def test_bad_input_is_one_line_each(folders, tmp_path, monkeypatch, capsys):
         network = lambda x: x.flatten(1)[:, :5]  # noqa: E731
         return VideoFeatures(name="Toy", size=4, network=network, prepare=lambda frames: squash(frames, 4))
 
-    monkeypatch.setattr(report_module, "LOADERS", {"i3d": loader})
+    monkeypatch.setattr(networks, "LOADERS", {"i3d": loader})
     for name, count in (("odd", 3), ("shorter", 3)):
         (tmp_path / name).mkdir()
         for seed in range(count):
@@ -120,7 +122,7 @@ def test_weights_are_listed_and_got(monkeypatch, tmp_path, capsys):
         progress(5, 10)
         return tmp_path / name
 
-    monkeypatch.setattr(evaluate_module, "get_weights", fake_get)
+    monkeypatch.setattr(weights_module, "get_weights", fake_get)
     assert weights(Weights(action="get", name="i3d")) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'i3d'}\n"
     with pytest.raises(ValueError, match="names no weights"):
@@ -130,7 +132,7 @@ def test_weights_are_listed_and_got(monkeypatch, tmp_path, capsys):
 def test_what_is_wrong_with_clips_is_said_before_any_is_measured(folders, tmp_path, monkeypatch):
     """Lengths of all sides by their headers, counts and lengths by what the networks say of a black clip."""
     fake, real = folders
-    monkeypatch.setattr(report_module, "measure_folder", lambda *_, **__: pytest.fail("it measured"))
+    monkeypatch.setattr(report_module, "measure", lambda *_, **__: pytest.fail("it measured"))
     shutil.copytree(real, tmp_path / "floor")
     write_video(f"{tmp_path}/floor/9.mp4", np.zeros((5, 16, 16, 3), np.uint8))
     flags = {"device": "cpu", "quiet": True, "generated": fake, "reference": real}
@@ -141,7 +143,7 @@ def test_what_is_wrong_with_clips_is_said_before_any_is_measured(folders, tmp_pa
         network = lambda x: x.flatten(1)[:, :40]  # noqa: E731
         return VideoFeatures(name="Toy", size=4, network=network, prepare=lambda frames: squash(frames, 4))
 
-    monkeypatch.setattr(report_module, "LOADERS", {"i3d": loader})
+    monkeypatch.setattr(networks, "LOADERS", {"i3d": loader})
     with pytest.raises(ValueError, match=r"FVD of 3 clips against 5 real ones would be mostly sampling error, 40 feat"):
         evaluate(Evaluate(**flags, metrics="fvd"))
 

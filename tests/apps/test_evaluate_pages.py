@@ -1,4 +1,4 @@
-"""`trip evaluate --preference`, `--votes` and `--html`."""
+"""`trip preference`, and `trip evaluate --html`."""
 
 import html
 import json
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from trip.apps.cli import main, parse
-from trip.apps.evaluate_options import Evaluate
 from trip.apps.evaluate_page import arguments_of, provenance
 from trip.data.video import write_video
 
@@ -29,16 +28,17 @@ def folders(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(capsys):
-    """`trip evaluate` with arguments: exit code, lines of stdout, lines of stderr."""
+    """`trip` with arguments: exit code, lines of stdout, lines of stderr."""
 
     def call(*arguments):
-        code = main(["evaluate", *map(str, arguments)])
+        code = main([*map(str, arguments)])
         return code, *(text.splitlines() for text in capsys.readouterr())
 
     return call
 
 
-make_page = ("--preference", "ours", "theirs", "--output", "pairs.html")
+PAGE = ("preference", "page", "ours", "theirs", "--output", "pairs.html")
+FOLDER = ("evaluate", "--generated", "ours")
 
 
 def vote(rater, key, answer):
@@ -59,7 +59,7 @@ def of_side(secret, side):
 
 
 def test_a_page_is_made_and_its_votes_are_counted(folders, run):
-    code, out, err = run(*make_page, "--catches", 1, "--seed", 4)
+    code, out, err = run(*PAGE, "--catches", 1, "--seed", 4)
     assert (code, err) == (0, [])
     assert out == ["pairs.html: for the raters", "pairs.key.json: for you; it says which clip is whose"]
     key = json.loads((folders / "pairs.key.json").read_text())
@@ -67,7 +67,7 @@ def test_a_page_is_made_and_its_votes_are_counted(folders, run):
     for rater in ("Ann", "Bob", "Cy"):
         vote(rater, key, partial(of_side, side="b" if rater == "Bob" else "a"))
     files = [f"votes-{rater}.json" for rater in ("Ann", "Bob", "Cy")]
-    code, out, err = run("--votes", *files, "--key", "pairs.key.json", "--json", "counts.json")
+    code, out, err = run("preference", "votes", *files, "--key", "pairs.key.json", "--json", "counts.json")
     assert (code, err) == (0, []) and out[:2] == ["A: ours", "B: theirs"]
     cells = [part.strip() for part in out[4].split("  ") if part.strip()]
     assert cells == [
@@ -89,24 +89,17 @@ def test_a_page_is_made_and_its_votes_are_counted(folders, run):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("--preference", "ours"), "--preference needs 2 folders, A and B, not 1"),
-        (("--preference", "ours", "theirs"), "--preference needs --output, the page to write, such as pairs.html"),
-        ((*make_page[:4], "pairs.txt"), "--preference needs --output, the page to write, such as pairs.html"),
-        ((*make_page[:4], "no/pairs.html"), "--output (=no/pairs.html) cannot be written; name a file in a folder "),
-        ((*make_page, "--generated", "ours"), "--preference and --votes measure nothing; leave out --generated and "),
-        ((*make_page, "--votes", "v.json"), "--preference makes a page, --votes counts what came of it; give one of "),
-        ((*make_page, "--catches", "-1"), "catches (=-1) must be at least 0"),
-        (("--votes", "v.json"), "--votes needs --key, the file PAGE.key.json that was written beside the page"),
-        (("--votes", "v.json", "--key", "k.json"), "k.json is no file; name the key of a preference page"),
-        (("--generated", "ours", "--html", "no/a.html"), "--html (=no/a.html) cannot be written; name a file in a "),
-        (
-            ("--generated", "ours", "--key", "k.json"),
-            "--key belongs to --votes, which is missing; give it, or leave --",
-        ),
-        (
-            ("--generated", "ours", "--html", "a.html", "--errors", "e.json"),
-            "e.json is no file; name a .json of error curves or a run's ",
-        ),
+        (("preference", "page", "ours"), "Missing from trip preference page: B"),
+        (PAGE[:4], "Missing from trip preference page: --output FILE"),
+        ((*PAGE[:5], "pairs.txt"), "--output (=pairs.txt) is no page; give it a name such as pairs.html"),
+        ((*PAGE[:5], "no/pairs.html"), "--output (=no/pairs.html) cannot be written; name a file in a folder "),
+        ((*PAGE, "--catches", "-1"), "catches (=-1) must be at least 0"),
+        (("preference", "votes", "v.json"), "Missing from trip preference votes: --key FILE"),
+        (("preference", "votes", "--key", "k.json"), "there are no votes; name the files that raters have saved"),
+        (("preference", "votes", "v.json", "--key", "k.json"), "k.json is no file; name the key of a preference page"),
+        ((*FOLDER, "--html", "no/a.html"), "--html (=no/a.html) cannot be written; name a file in a "),
+        ((*FOLDER, "--errors", "e.json"), "--errors belongs to --html, which is missing; give it, or leave --"),
+        ((*FOLDER, "--html", "a.html", "--errors", "e.json"), "e.json is no file; name a .json of error curves or a "),
     ],
 )
 def test_mistakes_are_one_line(folders, run, arguments, message):
@@ -117,28 +110,29 @@ def test_mistakes_are_one_line(folders, run, arguments, message):
 
 def test_a_report_becomes_a_page_that_says_which_command_made_it(folders, monkeypatch, run):
     monkeypatch.setattr("sys.argv", ["other-program", "--secret"])  # the command's own arguments count
-    arguments = ("--generated", "ours", "--reference", "theirs", "--metrics", "motion", "--html", "a b.html")
+    arguments = (*FOLDER, "--reference", "theirs", "--metrics", "motion", "--html", "a b.html")
     code, out, err = run(*arguments, "--device", "cpu", "--quiet")
     assert (code, err) == (0, []) and out[0].startswith("metric")
     page = (folders / "a b.html").read_text()
     command = re.search("trip evaluate .*", html.unescape(page))
-    assert command and shlex.split(command[0].partition("</pre>")[0])[2:] == [*arguments, "--device", "cpu"]
+    assert command
+    assert parse(shlex.split(command[0].partition("</pre>")[0])[1:]) == parse([*arguments, "--device", "cpu"])
     assert "other-program" not in page and "Flow magnitude (DIS), % of width" in page and "python 3" in page
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "--generated a --metrics fvd,fid --num-frames 16 --allow-few --seed 3",
-        "--model m --protocol folder --data d --output-dir o --motion-strength 0.5 --guidance-scale=-1.5",
-        "--votes one.json two.json --key k.json",
+        "evaluate --generated a --metrics fvd,fid --num-frames 16 --allow-few --seed 3",
+        "evaluate-model --model m --protocol folder --data d --output-dir o --fps 0.5 --guidance-scale=-1.5",
     ],
 )
 def test_the_flags_of_options_give_the_same_options(line):
-    options = parse(["evaluate", *line.split()])
-    assert isinstance(options, Evaluate) and parse(["evaluate", *arguments_of(options)]) == options
+    options = parse(line.split())
+    assert not isinstance(options, int) and parse([options.command, *arguments_of(options)]) == options
 
 
 def test_provenance_outside_a_checkout_has_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert provenance(Evaluate())["Versions"].splitlines()[0].split() in (["trip", "0.1.0"], ["trip", "unknown"])
+    versions = provenance(parse([*FOLDER]))["Versions"]
+    assert versions.splitlines()[0].split() in (["trip", "0.1.0"], ["trip", "unknown"])

@@ -17,10 +17,10 @@ from benchmarks.presets import (
     run,
     table,
 )
+from lab.motion.fidelity import Pair
 
 from benchmarks import presets
 from tiny_models import SIZE, trip_pipeline
-from trip.evaluation.motion import Pair
 from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SamplingPreset
 

@@ -17,7 +17,7 @@ from trip.evaluation.generation import (
     score,
     shard,
 )
-from trip.evaluation.protocols import PROTOCOLS, list_jobs, settings_of
+from trip.evaluation.protocols import PROTOCOLS, list_jobs
 from trip.evaluation.report import EvaluationSettings
 
 PROTOCOL = replace(PROTOCOLS["folder"], num_frames=6, size=(32, 32), prompt="it moves", metrics=("motion",))
@@ -63,7 +63,7 @@ class Generator:
 
 def run(folder, data, generate, process=0, processes=1, protocol=PROTOCOL):
     jobs = list_jobs(protocol, data)
-    with held(folder, {"protocol": settings_of(protocol)}, jobs):
+    with held(folder, {"protocol": protocol.record()}, jobs):
         stills = ReferenceStills(folder=folder, protocol=protocol, seed=0)
         mine = shard(jobs, process, processes)
         generate_missing(mine, lambda job: f"{folder / 'generated' / job.name}/", stills, generate, fps=protocol.fps)
@@ -71,7 +71,7 @@ def run(folder, data, generate, process=0, processes=1, protocol=PROTOCOL):
 
 
 def scored(folder, protocol=PROTOCOL):
-    return json.dumps(score(folder, protocol, EvaluationSettings(metrics=())), default=str)
+    return json.dumps(score(folder, protocol, EvaluationSettings(metrics=protocol.metrics)).as_dict(), default=str)
 
 
 def test_reference_and_generated_clips_are_lossless_and_of_one_length(tmp_path, data):
@@ -117,7 +117,7 @@ def test_broken_and_short_clips_are_left_out_on_both_sides_and_named(tmp_path, d
     numbered(data / "short.mp4", count=3)
     (data / "broken.mp4").write_bytes((data / "0.mp4").read_bytes()[:1000])
     run(tmp_path / "run", data, Generator())
-    report = score(tmp_path / "run", PROTOCOL, EvaluationSettings(metrics=()))
+    report = score(tmp_path / "run", PROTOCOL, EvaluationSettings(metrics=("motion",))).as_dict()
     assert {fault["key"]: fault["reason"] for fault in report["left_out"]} == {
         "short.mp4": "too_short",
         "broken.mp4": "truncated",

@@ -14,8 +14,10 @@ from trip.evaluation import page as page_module
 from trip.evaluation.charts import Series, legend, line_chart, ticks
 from trip.evaluation.embedding import animation_uri, at_height, sheet, strip
 from trip.evaluation.error_curves import ErrorCurves, curves_of_log, read_errors
+from trip.evaluation.metric import Result
 from trip.evaluation.page import evenly, pair_clips, side_by_side, write_page
 from trip.evaluation.published import compare
+from trip.evaluation.report import EvaluationSettings, Report, Side
 
 EVIL = "<script>alert(\"1\")</script> & 'co'"
 CURVE = {"name": EVIL, "x": [0, 500, 999], "y": [0.2, 0.4, 0.9], "low": [0.1, 0.3, 0.8], "high": [0.3, 0.5, 1.0]}
@@ -25,28 +27,37 @@ def noise(seed, frames=5, height=24, width=32):
     return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
 
 
-def metric(value, features="", n=8, **more):
-    return {"value": value, "n": n, "interval": [value - 1, value + 1], "features": features} | more
+def result(name, value, features="", n=8, **more):
+    return Result(name=name, value=value, n=n, features=features, **({"interval": (value - 1, value + 1)} | more))
+
+
+def report_of(*results, reference=(), floor=(), frames=16, sizes=("256x256",), data="WebVid-10M"):
+    """A report of these numbers."""
+    side = Side(folder=EVIL, clips=2, fps=[8.0], sizes=[*sizes])
+    numbers = {"metrics": results, "reference": reference, "floor": floor}
+    return Report(
+        **{role: {result.name: result for result in of} for role, of in numbers.items()},
+        warnings=[f"look at {EVIL}"],
+        settings=EvaluationSettings(),
+        num_frames=frames,
+        hashes={},
+        sides={"generated": side, "reference": side},
+        data=data,
+    )
 
 
 @pytest.fixture
 def report():
-    return {
-        "metrics": {
-            "FVD": metric(812.25, "I3D-K400"),
-            "F-Consistency_4 (Toy)": metric(97.5, "Toy", note=EVIL),
-            "First frame PSNR, dB": metric(31.2) | {"interval": None},
-        },
-        "reference": {"F-Consistency_4 (Toy)": metric(95.5, "Toy")},
-        "floor": {"FVD": metric(120.5, "I3D-K400")},
-        "warnings": [f"look at {EVIL}"],
-        "settings": {
-            "num_frames": 5,
-            "generated": {"folder": EVIL, "clips": 2, "fps": [8.0], "sizes": ["32x24"]},
-            "reference": {"folder": "real", "clips": 2, "fps": [8.0], "sizes": ["32x24"]},
-        },
-        "n": 8,
-    }
+    return report_of(
+        result("FVD", 812.25, "I3D-K400"),
+        result("F-Consistency_4 (Toy)", 97.5, "Toy", note=EVIL),
+        result("First frame PSNR, dB", 31.2, interval=None),
+        reference=[result("F-Consistency_4 (Toy)", 95.5, "Toy")],
+        floor=[result("FVD", 120.5, "I3D-K400")],
+        frames=5,
+        sizes=["32x24"],
+        data="",
+    )
 
 
 @pytest.fixture
@@ -263,13 +274,15 @@ def test_a_training_log_becomes_curves(tmp_path):
 # ------------------------------------------------------------------------------------------ beside the paper
 
 
-PAPERS = {"num_frames": 16, "data": "WebVid-10M", "generated": {"sizes": ["256x256"]}}
+def compared(name, features="", n=2048, **settings):
+    found = result(name, 50.0, features, n)
+    return compare(found, report_of(found, **settings))
 
 
 def test_the_papers_own_protocol_compares():
-    found = compare("FVD", metric(50.0, "I3D-K400", n=2048), PAPERS)
+    found = compared("FVD", "I3D-K400")
     assert found.comparable and [figure.value for figure in found.figures] == [38.9] and found.cautions == ()
-    found = compare("F-Consistency_4", metric(95.0, "CLIP-ViT-B/32"), PAPERS)
+    found = compared("F-Consistency_4", "CLIP-ViT-B/32", n=8)
     assert found.comparable and found.cautions and [figure.value for figure in found.figures] == [95.36]
 
 
@@ -279,19 +292,19 @@ def test_the_papers_own_protocol_compares():
         ("F-Consistency_all to-first (Toy)", "Toy", 2048, {}, "substitute features: Toy, not CLIP"),
         ("FVD (VideoMAE (x))", "VideoMAE (x)", 2048, {}, "substitute features: VideoMAE (x), not I3D"),
         ("FVD", "I3D-K400", 12, {}, "other N: 12 clips, and a Fréchet distance is biased upwards below 1000"),
-        ("FVD", "I3D-K400", 2048, {"num_frames": 24}, "other length: 24 frames, not 16"),
-        ("FVD", "I3D-K400", 2048, {"generated": {"sizes": ["64x64"]}}, "other size: 64x64, not 256x256"),
+        ("FVD", "I3D-K400", 2048, {"frames": 24}, "other length: 24 frames, not 16"),
+        ("FVD", "I3D-K400", 2048, {"sizes": ["64x64"]}, "other size: 64x64, not 256x256"),
         ("FID", "Inception-v3 (FID)", 2048, {}, "other data: WebVid-10M; the paper's: DTDB, MSR-VTT"),
-        ("FID", "Inception-v3 (FID)", 2048, {"data": None}, "the data are not named; the paper's: DTDB, MSR-VTT"),
+        ("FID", "Inception-v3 (FID)", 2048, {"data": ""}, "the data are not named; the paper's: DTDB, MSR-VTT"),
     ],
 )
 def test_each_difference_is_named_and_alone(name, features, n, settings, reason):
-    found = compare(name, metric(1.0, features, n), PAPERS | settings)
+    found = compared(name, features, n, **settings)
     assert not found.comparable and found.reasons == (reason,)
 
 
 def test_metrics_of_ours_have_no_figure():
-    found = compare("Flow magnitude (DIS), % of width", metric(1.0), PAPERS)
+    found = compared("Flow magnitude (DIS), % of width")
     assert not found.comparable and found.figures == () and found.reasons == ()
 
 

@@ -17,15 +17,8 @@ from PIL import Image
 from browser import complaints, emulate, open_browser, requests
 from trip.apps.preference import described
 from trip.data.video import Video, write_video
-from trip.evaluation.preference import (
-    QUESTIONS,
-    PreferenceSettings,
-    count_rater,
-    krippendorff_alpha,
-    resampled,
-    tally,
-    write_preference,
-)
+from trip.evaluation.preference import QUESTIONS, resampled, write_preference
+from trip.evaluation.votes import count_rater, krippendorff_alpha, tally
 
 NAMES = ("castle", "harbour", "meadow", "orchard")
 LEVELS = {"ours": 60, "theirs": 200}
@@ -58,7 +51,7 @@ def brightness(uri):
 
 
 def test_the_page_is_blind_and_the_key_is_right(folders, tmp_path):
-    key_file = write_preference(*folders, tmp_path / "pairs.html", PreferenceSettings(seed=3, catches=2))
+    key_file = write_preference(*folders, tmp_path / "pairs.html", seed=3, catches=2)
     key, page = json.loads(key_file.read_text()), (tmp_path / "pairs.html").read_text()
     assert not re.search(rf"ours|theirs|{tmp_path.name}|spoiled|identical|\"seed\"", page)
     study = study_of(tmp_path / "pairs.html")
@@ -80,7 +73,7 @@ def test_the_page_is_blind_and_the_key_is_right(folders, tmp_path):
 def test_a_seed_decides_everything(folders, tmp_path):
     pages = []
     for seed in (1, 1, 2):
-        write_preference(*folders, tmp_path / "pairs.html", PreferenceSettings(seed=seed, catches=1))
+        write_preference(*folders, tmp_path / "pairs.html", seed=seed, catches=1)
         pages.append((tmp_path / "pairs.html").read_bytes() + (tmp_path / "pairs.key.json").read_bytes())
     assert pages[0] == pages[1] != pages[2]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "pairs.html", "pairs.key.json", "theirs"]
@@ -161,7 +154,7 @@ def side_of(secret, folder):
 @pytest.fixture
 def key(folders, tmp_path):
     """Key of a page with catch pairs."""
-    file = write_preference(*folders, tmp_path / "pairs.html", PreferenceSettings(catches=2))
+    file = write_preference(*folders, tmp_path / "pairs.html", catches=2)
     return json.loads(file.read_text())
 
 

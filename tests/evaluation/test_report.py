@@ -9,9 +9,11 @@ import torch
 from scipy import ndimage
 
 from trip.data.video import read_video, write_video
-from trip.evaluation import report as report_module
+from trip.evaluation import networks
 from trip.evaluation.features.base import FrameFeatures, VideoFeatures, squash
-from trip.evaluation.report import FLOW, EvaluationSettings, evaluate_folders
+from trip.evaluation.metric import METRICS, ClipMetric, register_metric
+from trip.evaluation.motion import FLOW
+from trip.evaluation.report import EvaluationSettings, evaluate_folders
 
 FRAMES, SIZE = 6, 32
 
@@ -48,9 +50,9 @@ def toys(request, monkeypatch):
         return
     loaders = {"i3d": toy("I3D-K400", VideoFeatures), "inception": toy("Inception-v3 (FID)", FrameFeatures)}
     loaders["efficientnet-lite0"] = toy("EfficientNet-Lite0", FrameFeatures)
-    monkeypatch.setattr(report_module, "LOADERS", loaders)
-    monkeypatch.setattr(report_module, "find_weights", lambda name, folder: name)
-    monkeypatch.setattr(report_module, "sha256_of", lambda file: f"hash of {file}")
+    monkeypatch.setattr(networks, "LOADERS", loaders)
+    monkeypatch.setattr(networks, "find_weights", lambda name, folder: name)
+    monkeypatch.setattr(networks, "sha256_of", lambda file: f"hash of {file}")
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def folders(tmp_path):
 def test_the_report(folders, tmp_path):
     floor = write_folder(tmp_path / "floor", range(40, 48))
     seen = []
-    found = evaluate_folders(*folders, floor, progress=lambda file: seen.append(file.name))
+    found = evaluate_folders(*folders, floor, progress=lambda file: seen.append(file.name)).as_dict()
     assert json.loads(json.dumps(found, default=str)) and len(seen) == 26
     assert list(found) == ["metrics", "reference", "floor", "warnings", "settings", "n"] and found["n"] == 8
     assert list(found["metrics"]) == [
@@ -90,28 +92,26 @@ def test_a_floor_of_the_reference_itself_is_refused(folders):
 
 
 def test_batches_do_not_change_the_report(folders):
-    one, all_ = (
-        evaluate_folders(*folders, settings=EvaluationSettings(batch_size=size))["metrics"] for size in (1, 20)
-    )
+    one, all_ = (evaluate_folders(*folders, settings=EvaluationSettings(batch_size=size)).metrics for size in (1, 20))
     for name, metric in one.items():
-        assert metric["value"] == pytest.approx(all_[name]["value"], rel=1e-5, abs=1e-7), name
+        assert metric.value == pytest.approx(all_[name].value, rel=1e-5, abs=1e-7), name
 
 
 def test_a_folder_against_itself_and_frozen_clips(folders, tmp_path):
     same = evaluate_folders(folders[1], folders[1])
-    assert same["metrics"]["FVD"]["value"] == pytest.approx(0, abs=1e-6) and same["warnings"] == []
+    assert same.metrics["FVD"].value == pytest.approx(0, abs=1e-6) and same.warnings == []
     frozen = write_folder(tmp_path / "frozen", range(20, 30), step=0)
     found = evaluate_folders(frozen, folders[1])
-    assert found["metrics"]["F-Consistency_all (EfficientNet-Lite0)"]["value"] == pytest.approx(100)
-    assert "0% as much" in found["warnings"][0]
+    assert found.metrics["F-Consistency_all (EfficientNet-Lite0)"].value == pytest.approx(100)
+    assert "0% as much" in found.warnings[0]
     alone = evaluate_folders(frozen, settings=EvaluationSettings(metrics=["f-consistency"]))
-    assert "do not move at all" in alone["warnings"][0] and alone["reference"] == {}
+    assert "do not move at all" in alone.warnings[0] and alone.reference == {}
 
 
 def test_first_frames_are_compared_with_the_clips_of_the_same_names(folders, tmp_path):
     settings = EvaluationSettings(metrics=["first-frame"])
-    found = evaluate_folders(folders[0], folders[0], settings=settings)["metrics"]
-    assert found["First frame PSNR, dB"]["value"] == 100 and found["First frame SSIM"]["value"] == pytest.approx(1)
+    found = evaluate_folders(folders[0], folders[0], settings=settings).metrics
+    assert found["First frame PSNR, dB"].value == 100 and found["First frame SSIM"].value == pytest.approx(1)
     with pytest.raises(ValueError, match="holds no clip named clip00"):
         evaluate_folders(*folders, settings=settings)
 
@@ -119,7 +119,7 @@ def test_first_frames_are_compared_with_the_clips_of_the_same_names(folders, tmp
 def test_other_rates_are_warned_about(folders, tmp_path):
     slow = write_folder(tmp_path / "slow", range(20, 30), fps=25)
     settings = EvaluationSettings(metrics=["motion"])
-    warnings = evaluate_folders(folders[1], slow, settings=settings)["warnings"]
+    warnings = evaluate_folders(folders[1], slow, settings=settings).warnings
     assert len(warnings) == 1 and "frame rates differ (8 in" in warnings[0]
 
 
@@ -148,6 +148,19 @@ def test_what_cannot_be_measured_is_one_line(folders, tmp_path):
         with pytest.raises(ValueError, match=words) as caught:
             evaluate_folders(*arguments)
         assert "\n" not in str(caught.value)
+
+
+def test_a_metric_of_ones_own_is_a_class_and_a_line(folders, monkeypatch):
+    @register_metric("brightness")
+    class Brightness(ClipMetric):
+        def update(self, batch):
+            self.extend("Brightness", batch.clips.float().mean(dim=(1, 2, 3, 4)).tolist())
+
+    monkeypatch.setitem(METRICS, "brightness", METRICS.pop("brightness"))  # taken out again at the end
+    found = evaluate_folders(*folders, settings=settings("brightness"))
+    assert found.metrics["Brightness"].n == 8 and found.reference["Brightness"].interval is not None
+    with pytest.raises(ValueError, match="the metric name 'fvd' is FVD's; choose another"):
+        register_metric("fvd")(Brightness)
 
 
 # --------------------------------------------------------------------------------- real networks, real clips
@@ -186,13 +199,13 @@ def test_worse_clips_are_further_away(real_clips, shared, tmp_path):
         )
         found[name] = evaluate_folders(folder, real_clips, settings=options)
         shutil.rmtree(folder)
-    fvd = {name: result["metrics"]["FVD"]["value"] for name, result in found.items()}
+    fvd = {name: result.metrics["FVD"].value for name, result in found.items()}
     consistency = "F-Consistency_all (EfficientNet-Lite0)"
-    real = found["frozen"]["reference"]
+    real = found["frozen"].reference
     assert 0 < fvd["blurred 1"] < fvd["blurred 3"]
     assert min(fvd["frozen"], fvd["shuffled"]) > 0
-    assert found["frozen"]["metrics"][consistency]["value"] == pytest.approx(100, abs=1e-4)
-    assert found["shuffled"]["metrics"][consistency]["value"] < real[consistency]["value"]
-    assert found["shuffled"]["metrics"][FLOW]["value"] > real[FLOW]["value"] > 0
-    assert found["shuffled"]["metrics"]["Warping error (DIS)"]["value"] > real["Warping error (DIS)"]["value"]
-    assert any("stillness" in line for line in found["frozen"]["warnings"])
+    assert found["frozen"].metrics[consistency].value == pytest.approx(100, abs=1e-4)
+    assert found["shuffled"].metrics[consistency].value < real[consistency].value
+    assert found["shuffled"].metrics[FLOW].value > real[FLOW].value > 0
+    assert found["shuffled"].metrics["Warping error (DIS)"].value > real["Warping error (DIS)"].value
+    assert any("stillness" in line for line in found["frozen"].warnings)

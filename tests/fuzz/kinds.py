@@ -368,21 +368,21 @@ def tagged_picture(path: Path, text: str, form: str) -> Path:
 
 @kind(2)
 def votes(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
-    """Votes and keys for `trip evaluate --votes`."""
-    from trip.apps.evaluate_options import Evaluate
-    from trip.apps.preference import count_votes
+    """Votes and keys for `trip preference votes`."""
+    from trip.apps import preference
+    from trip.apps.evaluate_options import PreferenceVotes
 
     for name in ("votes.json", "key.json"):
         shutil.copy(seeds / "votes" / name, folder / name)
     wrong = folder / pick(rng, ("votes.json", "votes.json", "key.json"))
     wrong.write_bytes(encoded(spoil_json(json.loads(wrong.read_text()), rng), rng))
-    options = Evaluate(votes=(folder / "votes.json",), key=folder / "key.json", json=folder / "counts.json")
-    yield lambda: count_votes(options)
+    options = PreferenceVotes(votes=(folder / "votes.json",), key=folder / "key.json", json=folder / "counts.json")
+    yield lambda: preference.votes(options)
 
 
 @kind(1)
 def curves(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
-    """Error curves for a report, and what VBench and a run of `trip evaluate --model` leave."""
+    """Error curves for a report, and what VBench and a run of `trip evaluate-model` leave."""
     from trip.evaluation.error_curves import read_errors
     from trip.evaluation.generation import held, left_out
     from trip.evaluation.page import plots_of

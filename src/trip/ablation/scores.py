@@ -23,8 +23,8 @@ from trip.data.captions import CAMERA_KINDS, draw_caption
 from trip.data.latents import LatentClips
 from trip.data.text import printable
 from trip.evaluation.features.base import FeatureNetwork
-from trip.evaluation.metrics import PAIRINGS, clip_motion, frame_consistency
-from trip.evaluation.motion import camera_motion, dense_flows
+from trip.evaluation.metrics.consistency import PAIRINGS, frame_consistency
+from trip.evaluation.motion import camera_motion, clip_motion, dense_flows
 from trip.noise_prior import per_clip
 from trip.pipeline import TripPipeline
 from trip.schedule import noise_levels

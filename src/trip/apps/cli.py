@@ -31,7 +31,7 @@ from trip.apps.errors import (
     report,
     say,
 )
-from trip.apps.evaluate_options import Evaluate, Weights
+from trip.apps.evaluate_options import Evaluate, EvaluateModel, PreferencePage, PreferenceVotes, VBench, Weights
 from trip.apps.imports import quick_imports
 from trip.apps.options import Animate, Calibrate, Info, Train
 from trip.apps.settings import chosen_settings
@@ -43,6 +43,8 @@ COMMANDS = {
     "calibrate": Calibrate,
     "train": Train,
     "evaluate": Evaluate,
+    "evaluate-model": EvaluateModel,
+    "vbench": VBench,
     "weights": Weights,
     "ablate": Ablate,
 }
@@ -50,7 +52,11 @@ GROUPS = {
     "data": (
         "Check a data set, pack it into shards, encode it for training, or make one.",
         {**DATA_COMMANDS, "cache": DataCache},
-    )
+    ),
+    "preference": (
+        "Ask people which of two folders' clips they prefer, and count their votes.",
+        {"page": PreferencePage, "votes": PreferenceVotes},
+    ),
 }
 
 FUNCTIONS: dict[type, str] = {
@@ -63,13 +69,31 @@ FUNCTIONS: dict[type, str] = {
     DataSynth: "data:data",
     DataCache: "cache:cache",
     Evaluate: "evaluate:evaluate",
-    Weights: "evaluate:weights",
+    EvaluateModel: "evaluate_model:evaluate_model",
+    VBench: "evaluate_model:vbench",
+    PreferencePage: "preference:page",
+    PreferenceVotes: "preference:votes",
+    Weights: "weights:weights",
     Ablate: "ablate:ablate",
 }
 """Module in `trip.apps` and function of every command; imported only when it is called."""
 
 Options = (
-    Animate | Info | Calibrate | Train | DataCheck | DataShard | DataSynth | DataCache | Evaluate | Weights | Ablate
+    Animate
+    | Info
+    | Calibrate
+    | Train
+    | DataCheck
+    | DataShard
+    | DataSynth
+    | DataCache
+    | Evaluate
+    | EvaluateModel
+    | VBench
+    | PreferencePage
+    | PreferenceVotes
+    | Weights
+    | Ablate
 )
 
 DESCRIPTION = """Animate still pictures with a diffusion model (TRIP, arXiv 2403.17005).

@@ -1,12 +1,13 @@
-"""`trip evaluate --model`: from a model to clips to a report, or to VBench's files, on any number of processes.
+"""`trip evaluate-model` and `trip vbench`: from a model to clips to a report, or to VBench's files.
 
-Every process loads the model and generates its share; the first one holds the folder, waits for the others and scores.
+Any number of processes: each loads the model and generates its share; the first one holds the folder, waits for the
+others and scores.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,29 +16,26 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from PIL import Image
-from tqdm import tqdm
 
 from trip.apps.errors import say
-from trip.apps.evaluate import measuring, names_in, publish, settings_of
-from trip.apps.evaluate_options import Evaluate
+from trip.apps.evaluate import names_in, prepare, publish, settings_of
+from trip.apps.evaluate_options import EvaluateModel, Generating, VBench
+from trip.apps.progress import progress
 from trip.data.images import fit_image, load_image
+from trip.data.video import Frames
 from trip.evaluation.clips import clip_files
 from trip.evaluation.generation import (
     GENERATED,
     REFERENCE,
     Frame,
-    Frames,
-    Generate,
     ReferenceStills,
-    Still,
     generate_missing,
     held,
     score,
     shard,
 )
 from trip.evaluation.protocols import PROTOCOLS, Job, Protocol, list_jobs
-from trip.evaluation.protocols import settings_of as protocol_settings
-from trip.evaluation.report import EvaluationSettings, rehearse
+from trip.evaluation.report import Report, rehearse
 from trip.evaluation.vbench import CRF, vbench_jobs
 from trip.evaluation.weights import sha256_of
 from trip.files import write_json
@@ -48,18 +46,76 @@ from trip.text import count_tokens
 FALLBACK_SIDE = 256
 """Height and width where neither the user nor the model says: the paper's."""
 
-VBENCH_FPS = 8.0
+VBENCH = Protocol(name="vbench", metrics=(), fps=8.0)
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest process."""
 
 
-def evaluate_model(options: Evaluate) -> int:
-    """Generate what is missing; measure it, or leave it to VBench; returns the exit code.
+def evaluate_model(options: EvaluateModel) -> int:
+    """Generate a protocol's clips and score them; the report is printed and written to the run's folder.
 
     Raises:
         ValueError, OSError: a model, data, a folder or clips that cannot be used.
     """
-    assert options.model is not None and options.data is not None and options.output_dir is not None  # check_mode
+    prepare(options)
+    folder = options.output_dir
+    with loaded(options) as run:
+        protocol = protocol_of(options, run.pipeline)
+        jobs = run.fitting(list_jobs(protocol, options.data, options.seed))
+        run.pipeline.check_size(*protocol.size, protocol.num_frames)
+        settings = replace(settings_of(options, metrics=protocol.metrics), device=str(run.pipeline.device))
+        if run.first:  # not after the hours that generating takes
+            rehearse(settings, len(jobs), len({job.number for job in jobs}), protocol.num_frames)
+        model = run.settings()
+        with run.holding({"protocol": protocol.record()} | model, jobs):
+            stills = ReferenceStills(folder=folder, protocol=protocol, seed=options.seed)
+            run.generate(jobs, protocol, lambda job: f"{folder / GENERATED / job.name}/", stills)
+            if run.first:
+                sides = [side for side in (folder / GENERATED, folder / REFERENCE) if side.is_dir()]
+                with progress(options, "measuring", sum(len(clip_files(side)) for side in sides)) as bar:
+                    report = score(folder, protocol, settings, progress=lambda file: bar.update())
+                finish(replace(report, run=report.run | {"model": model}), options)
+    return 0
+
+
+def finish(report: Report, options: EvaluateModel) -> None:
+    """Write the report to the run's folder, and where else it is asked for."""
+    write_json(options.output_dir / "report.json", report.as_dict())
+    publish(report, options, options.output_dir / GENERATED, options.output_dir / REFERENCE)
+
+
+def vbench(options: VBench) -> int:
+    """Write five clips of every prompt as VBench-I2V names them, into the folder `videos` of the run's.
+
+    Raises:
+        ValueError, OSError: a model, data or a folder that cannot be used.
+    """
+    target = options.output_dir / "videos"
+    with loaded(options) as run:
+        jobs = run.fitting(vbench_jobs(options.data, options.crop_ratio, options.seed, options.count))
+        protocol = replace(VBENCH, size=clip_size(options, run.pipeline), **given(options, "num_frames", "fps"))
+        height, width = protocol.size
+        run.pipeline.check_size(height, width, protocol.num_frames)
+
+        def still(job: Job) -> Frame:
+            assert isinstance(job.source, Path)
+            return np.asarray(fit_image(load_image(job.source), width, height))
+
+        made_with = {"crop_ratio": options.crop_ratio, "protocol": protocol.record()}
+        with run.holding(made_with | run.settings(), jobs):
+            # VBench takes the suffix of all files from the first one it lists: no side-cars
+            run.generate(jobs, protocol, lambda job: str(target / f"{job.name}.mp4"), still, record=False)
+        if run.first:
+            print(target)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ the processes
+
+
+@contextmanager
+def loaded(options: Generating) -> Iterator["Run"]:
+    """The model, on the device of this process."""
     state = PartialState(cpu=options.device == "cpu", timeout=LONGEST_WAIT)
     try:
         device: Any = state.device if state.num_processes > 1 else choose_device(options.device)
@@ -70,183 +126,128 @@ def evaluate_model(options: Evaluate) -> int:
             fusion=options.fusion,
             scheduler=options.scheduler,
         )
-        run = export_vbench if options.export == "vbench" else evaluate_protocol
-        return run(options, pipeline, state)
+        yield Run(options, pipeline, state)
     finally:
         if state.num_processes > 1:
             state.destroy_process_group()
 
 
-def evaluate_protocol(options: Evaluate, pipeline: TripPipeline, state: PartialState) -> int:
-    """Generate a protocol's clips and score them; the report is printed and written to the run's folder."""
-    protocol, folder = protocol_of(options, pipeline), options.output_dir
-    assert folder is not None and options.data is not None
-    jobs = with_fitting_prompts(list_jobs(protocol, options.data, options.seed), pipeline, state)
-    stills = ReferenceStills(folder=folder, protocol=protocol, seed=options.seed)
-    model = model_settings(options, pipeline)
-    pipeline.check_size(*protocol.size, protocol.num_frames)
-    if state.is_main_process:  # not after the hours that generating takes
-        clips, real = len(jobs), len({job.number for job in jobs})
-        rehearse(scoring(options, protocol, str(pipeline.device)), clips, real, protocol.num_frames)
-    with holding(state, folder, {"protocol": protocol_settings(protocol)} | model, jobs):
-        generate_share(
-            jobs, lambda job: f"{folder / GENERATED / job.name}/", stills, protocol, pipeline, options, state
-        )
-        if state.is_main_process:
-            report = scored(folder, protocol, options, str(pipeline.device)) | {"model": model}
-            write_json(folder / "report.json", report)
-            publish(report, options, folder / GENERATED, folder / REFERENCE)
-    return 0
+@dataclass(frozen=True)
+class Run:
+    """One process's part in a run: its flags, its model, and its place among the processes."""
 
+    options: Generating
+    pipeline: TripPipeline
+    state: PartialState
 
-def export_vbench(options: Evaluate, pipeline: TripPipeline, state: PartialState) -> int:
-    """Write five clips of every prompt as VBench-I2V names them, into the folder `videos` of the run's."""
-    folder = options.output_dir
-    assert folder is not None and options.data is not None
-    jobs = vbench_jobs(options.data, options.crop_ratio, options.seed, options.count)
-    jobs = with_fitting_prompts(jobs, pipeline, state)
-    size = clip_size(options, pipeline)
-    pipeline.check_size(*size, options.num_frames or 16)
-    protocol = Protocol(
-        name="vbench", metrics=(), num_frames=options.num_frames or 16, fps=options.fps or VBENCH_FPS, size=size
-    )
-    made_with = {"crop_ratio": options.crop_ratio, "protocol": protocol_settings(protocol)}
+    @property
+    def first(self) -> bool:
+        """Whether this process holds the folder and speaks for all."""
+        return self.state.is_main_process
 
-    def still(job: Job) -> Frame:
-        assert isinstance(job.source, Path)
-        return np.asarray(fit_image(load_image(job.source), size[1], size[0]))
+    def holding(self, settings: dict[str, Any], jobs: Sequence[Job]) -> AbstractContextManager[None]:
+        """The folder of the run, held by the first process for all of them."""
+        return held(self.options.output_dir, settings, jobs) if self.first else nullcontext()
 
-    with holding(state, folder, made_with | model_settings(options, pipeline), jobs):
-        target = folder / "videos"
-        generate_share(jobs, lambda job: str(target / f"{job.name}.mp4"), still, protocol, pipeline, options, state)
-    if state.is_main_process:
-        print(target)
-    return 0
+    def generate(
+        self,
+        jobs: Sequence[Job],
+        protocol: Protocol,
+        target: Callable[[Job], str],
+        still: Callable[[Job], Frame | None],
+        *,
+        record: bool = True,
+    ) -> None:
+        """Generate this process's part, after the first one has taken hold of the folder; return when all are done.
 
+        Args:
+            jobs: of all processes. protocol: length, rate and size. target, still, record: see `generate_missing`.
+        """
+        self.state.wait_for_everyone()
+        mine = shard(jobs, self.state.process_index, self.state.num_processes)
+        seen = self.options if self.first else replace(self.options, quiet=True)
+        with progress(seen, "generating", len(mine)) as bar:
+            generate_missing(
+                mine,
+                target,
+                still,
+                lambda picture, prompt, seed: self.clip(picture, prompt, seed, protocol),
+                fps=protocol.fps,
+                record=record,
+                crf=CRF,
+                progress=lambda job: bar.update(),
+            )
+        self.state.wait_for_everyone()
 
-def holding(
-    state: PartialState, folder: Path, settings: dict[str, Any], jobs: Sequence[Job]
-) -> AbstractContextManager[None]:
-    """The folder of the run, held by the first process for all of them."""
-    return held(folder, settings, jobs) if state.is_main_process else nullcontext()
-
-
-def generate_share(
-    jobs: Sequence[Job],
-    target: Callable[[Job], str],
-    still: Still,
-    protocol: Protocol,
-    pipeline: TripPipeline,
-    options: Evaluate,
-    state: PartialState,
-) -> None:
-    """Generate this process's part, after the first one has taken hold of the folder; return when all are done."""
-    state.wait_for_everyone()
-    mine = shard(jobs, state.process_index, state.num_processes)
-    quiet = True if options.quiet or not state.is_main_process else None
-    vbench = options.export == "vbench"
-    with tqdm(total=len(mine), desc="generating", unit="clip", leave=False, disable=quiet) as bar:
-        generate_missing(
-            mine,
-            target,
-            still,
-            generator(pipeline, protocol, options),
-            fps=protocol.fps,
-            record=not vbench,  # VBench takes the suffix of all files from the first one it lists: no side-cars
-            crf=CRF,
-            progress=lambda job: bar.update(),
-        )
-    state.wait_for_everyone()
-
-
-def generator(pipeline: TripPipeline, protocol: Protocol, options: Evaluate) -> Generate:
-    """The pipeline as `trip.evaluation` takes it. The noise is drawn on the CPU: the same on every device."""
-
-    def generate(picture: Frame, prompt: str, seed: int) -> Frames:
-        output: Any = pipeline(
+    def clip(self, picture: Frame, prompt: str, seed: int, protocol: Protocol) -> Frames:
+        """One clip. The noise is drawn on the CPU: the same on every device."""
+        output: Any = self.pipeline(
             Image.fromarray(picture),
             prompt,
             num_frames=protocol.num_frames,
             height=protocol.size[0],
             width=protocol.size[1],
-            num_inference_steps=options.steps,
-            guidance_scale=options.guidance_scale,
-            motion_strength=options.motion_strength,
+            num_inference_steps=self.options.steps,
+            guidance_scale=self.options.guidance_scale,
+            motion_strength=self.options.motion_strength,
             generator=torch.Generator().manual_seed(seed),
             output_type="np",
         )
         return np.rint(output.frames[0] * 255).astype(np.uint8)
 
-    return generate
+    def fitting(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs with prompts that the text encoder reads whole: longer ones lose their last words, as CLIP's do."""
+        fitting = {prompt: fitting_prompt(self.pipeline, prompt) for prompt in {job.prompt for job in jobs}}
+        cut = sum(fitting[prompt] != prompt for prompt in fitting)
+        if cut and self.first:
+            limit = self.pipeline.max_text_tokens
+            say(f"warning: {cut} prompts are longer than the model's {limit} tokens and were cut")
+        return [replace(job, prompt=fitting[job.prompt]) for job in jobs]
 
-
-def scored(folder: Path, protocol: Protocol, options: Evaluate, device: str) -> dict[str, Any]:
-    """The report of a run whose clips are all there."""
-    total = sum(len(clip_files(side)) for side in (folder / GENERATED, folder / REFERENCE) if side.is_dir())
-    with measuring(options, total) as progress:
-        return score(folder, protocol, scoring(options, protocol, device), progress)
-
-
-def scoring(options: Evaluate, protocol: Protocol, device: str) -> EvaluationSettings:
-    """How a run is measured: by the protocol's metrics, unless others are asked for."""
-    metrics = protocol.metrics if options.metrics is None else names_in(options.metrics)
-    return replace(settings_of(options), metrics=metrics, num_frames=None, device=device)
+    def settings(self) -> dict[str, Any]:
+        """What else a clip depends on; a run that differs in any of it is another run."""
+        options, pipeline = self.options, self.pipeline
+        scale = options.guidance_scale
+        return {
+            "model": options.model,
+            "model_sha256": fingerprint(find_model(options.model)),
+            "fusion_sha256": None if options.fusion is None else fingerprint(str(options.fusion)),
+            "seed": options.seed,
+            "steps": options.steps,
+            "scheduler": type(pipeline.scheduler).__name__,
+            "guidance_scale": pipeline.config["default_guidance_scale"] if scale is None else scale,
+            "motion_strength": options.motion_strength,
+            "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+            "device": pipeline.device.type,
+        }
 
 
 # -------------------------------------------------------------------------------------------------- settings
 
 
-def protocol_of(options: Evaluate, pipeline: TripPipeline) -> Protocol:
+def protocol_of(options: EvaluateModel, pipeline: TripPipeline) -> Protocol:
     """The named protocol with what the flags change.
 
     Raises:
         ValueError: a value out of range.
     """
-    assert options.protocol is not None
-    base = PROTOCOLS[options.protocol]
-    chosen: dict[str, Any] = {
-        "count": options.count,
-        "num_frames": options.num_frames,
-        "fps": options.fps,
-        "captions": options.captions,
-    }
-    changes = {name: value for name, value in chosen.items() if value is not None}
+    changes = given(options, "count", "num_frames", "fps", "captions", "samples", "start", "prompt")
     if options.classes is not None:
         changes["classes"] = () if options.classes == "all" else names_in(options.classes)
     if options.split is not None:
         changes["split"] = None if options.split == "all" else options.split
-    return replace(
-        base,
-        samples=options.samples,
-        start=options.start,
-        prompt=options.prompt,
-        size=clip_size(options, pipeline),
-        **changes,
-    )
+    return replace(PROTOCOLS[options.protocol], size=clip_size(options, pipeline), **changes)
 
 
-def clip_size(options: Evaluate, pipeline: TripPipeline) -> tuple[int, int]:
+def given(options: Generating, *names: str) -> dict[str, Any]:
+    """The flags among `names` that were given, or have a default."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def clip_size(options: Generating, pipeline: TripPipeline) -> tuple[int, int]:
     """(height, width) of all clips: as asked, else the model's, else the paper's."""
     height, width = pipeline.default_size or (FALLBACK_SIDE, FALLBACK_SIDE)
     return options.height or height, options.width or width
-
-
-def model_settings(options: Evaluate, pipeline: TripPipeline) -> dict[str, Any]:
-    """What else a clip depends on; a run that differs in any of it is another run."""
-    assert options.model is not None
-    scale = options.guidance_scale
-    return {
-        "model": options.model,
-        "model_sha256": fingerprint(find_model(options.model)),
-        "fusion_sha256": None if options.fusion is None else fingerprint(str(options.fusion)),
-        "seed": options.seed,
-        "steps": options.steps,
-        "scheduler": type(pipeline.scheduler).__name__,
-        "guidance_scale": pipeline.config["default_guidance_scale"] if scale is None else scale,
-        "motion_strength": options.motion_strength,
-        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
-        "device": pipeline.device.type,
-    }
 
 
 def fingerprint(source: str) -> str | None:
@@ -257,15 +258,6 @@ def fingerprint(source: str) -> str | None:
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors"))
     lines = [f"{file.relative_to(folder).as_posix()} {sha256_of(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def with_fitting_prompts(jobs: Sequence[Job], pipeline: TripPipeline, state: PartialState) -> list[Job]:
-    """The jobs with prompts that the text encoder reads whole: longer ones lose their last words, as CLIP's do."""
-    fitting = {prompt: fitting_prompt(pipeline, prompt) for prompt in {job.prompt for job in jobs}}
-    cut = sum(fitting[prompt] != prompt for prompt in fitting)
-    if cut and state.is_main_process:
-        say(f"warning: {cut} prompts are longer than the model's {pipeline.max_text_tokens} tokens and were cut")
-    return [replace(job, prompt=fitting[job.prompt]) for job in jobs]
 
 
 def fitting_prompt(pipeline: TripPipeline, prompt: str) -> str:

@@ -1,23 +1,23 @@
-"""`trip evaluate --html`: the report as a page, with the clips that were measured and what repeats it."""
+"""`--html`: a report as a page, with the clips that were measured and what repeats it."""
 
 import platform
 import shlex
 import subprocess
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import trip
-from trip.apps.evaluate_options import Evaluate
+from trip.apps.evaluate_options import Evaluate, EvaluateModel
 from trip.evaluation.clips import Clips
 from trip.evaluation.error_curves import read_errors
 from trip.evaluation.page import write_page
+from trip.evaluation.report import Report
 from trip.version import trip_version
 
 
-def write_html(report: dict[str, Any], options: Evaluate, generated: Clips, reference: Clips | None) -> None:
+def write_html(report: Report, options: Evaluate | EvaluateModel, generated: Clips, reference: Clips | None) -> None:
     """Write the page of two folders' report.
 
     Raises:
@@ -28,7 +28,7 @@ def write_html(report: dict[str, Any], options: Evaluate, generated: Clips, refe
     write_page(report, options.html, generated, reference, errors=errors, record=provenance(options))
 
 
-def provenance(options: Evaluate) -> dict[str, str]:
+def provenance(options: Evaluate | EvaluateModel) -> dict[str, str]:
     """What repeats the numbers, beside their settings: the command, the code, the machine."""
     lines = {
         "trip": " ".join(filter(None, (trip_version(), commit()))),
@@ -37,12 +37,12 @@ def provenance(options: Evaluate) -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}",
     }
     return {
-        "Command": shlex.join(["trip", "evaluate", *arguments_of(options)]),
+        "Command": shlex.join(["trip", options.command, *arguments_of(options)]),
         "Versions": "\n".join(f"{name} {text}" for name, text in lines.items()),
     }
 
 
-def arguments_of(options: Evaluate) -> list[str]:
+def arguments_of(options: Evaluate | EvaluateModel) -> list[str]:
     """The flags that give these options: those that differ from the defaults, but for how much is printed.
 
     Of the options and not of `sys.argv`, which is another program's where this one is called from Python.
@@ -54,8 +54,6 @@ def arguments_of(options: Evaluate) -> list[str]:
             continue
         if isinstance(value, bool):
             arguments.append(flag)
-        elif isinstance(value, tuple):
-            arguments += [flag, *map(str, value)]
         else:  # a value that begins with a dash would be taken for a flag
             arguments += [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
     return arguments

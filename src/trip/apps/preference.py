@@ -1,11 +1,12 @@
-"""`trip evaluate --preference` and `--votes`: a blinded page of pairs, and its votes counted."""
+"""`trip preference`: a blinded page of pairs, and its votes counted."""
 
 from typing import Any
 
-from trip.apps.evaluate import check_writable
-from trip.apps.evaluate_options import Evaluate
+from trip.apps.evaluate import aligned, check_writable
+from trip.apps.evaluate_options import PreferencePage, PreferenceVotes
 from trip.data.text import printable
-from trip.evaluation.preference import QUESTIONS, PreferenceSettings, tally, write_preference
+from trip.evaluation.preference import QUESTIONS, write_preference
+from trip.evaluation.votes import tally
 from trip.files import write_json
 
 AGREED = 0.667
@@ -15,45 +16,28 @@ LONGEST_NAME = 60
 """Characters of a rater's name; the page takes as many."""
 
 
-def preference(options: Evaluate) -> int:
-    """Make the page, or count its votes; returns the exit code.
+def page(options: PreferencePage) -> int:
+    """Write the page and its key, and say where they are; returns the exit code.
 
     Raises:
-        ValueError: flags that do not go together, folders that do not pair, files that are no votes.
+        ValueError: folders that do not pair, or a page that cannot be written.
     """
-    check_flags(options)
-    return make_page(options) if options.preference else count_votes(options)
-
-
-def check_flags(options: Evaluate) -> None:
-    """Either a page or votes, with what each needs."""
-    if options.generated is not None or options.model is not None:
-        raise ValueError("--preference and --votes measure nothing; leave out --generated and --model")
-    if options.preference and options.votes:
-        raise ValueError("--preference makes a page, --votes counts what came of it; give one of them")
-    if options.preference and len(options.preference) != 2:
-        raise ValueError(f"--preference needs 2 folders, A and B, not {len(options.preference)}")
-    if options.preference and (options.output is None or options.output.suffix != ".html"):
-        raise ValueError("--preference needs --output, the page to write, such as pairs.html")
-    if options.votes and options.key is None:
-        raise ValueError("--votes needs --key, the file PAGE.key.json that was written beside the page")
-
-
-def make_page(options: Evaluate) -> int:
-    """Write the page and its key, and say where they are."""
-    assert options.output is not None  # check_flags
+    if options.output.suffix != ".html":
+        raise ValueError(f"--output (={options.output}) is no page; give it a name such as pairs.html")
     check_writable(options.output, "--output")
-    first, second = options.preference
-    key = write_preference(
-        first, second, options.output, PreferenceSettings(seed=options.seed, catches=options.catches)
-    )
+    key = write_preference(options.a, options.b, options.output, seed=options.seed, catches=options.catches)
     print(f"{options.output}: for the raters\n{key}: for you; it says which clip is whose")
     return 0
 
 
-def count_votes(options: Evaluate) -> int:
-    """Print the percentages and the raters, and write them where --json says."""
-    assert options.key is not None  # check_flags
+def votes(options: PreferenceVotes) -> int:
+    """Print the percentages and the raters, and write them where --json says; returns the exit code.
+
+    Raises:
+        ValueError: files that are no votes, or no key.
+    """
+    if not options.votes:
+        raise ValueError("there are no votes; name the files that raters have saved")
     if options.json is not None:
         check_writable(options.json)
     found = tally(options.votes, options.key)
@@ -103,9 +87,3 @@ def rater_cells(rater: dict[str, Any]) -> tuple[str, ...]:
         f"{catches['successes']} of {catches['n']}" if catches["n"] else "",
         f"{rater['seconds']:.0f}",
     )
-
-
-def aligned(rows: list[tuple[str, ...]]) -> str:
-    """Columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -1,19 +1,22 @@
 """The clips of a folder in batches, decoded as they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from trip.data.containers import Fault, open_video
 from trip.data.text import read_text
-from trip.data.video import read_video
+from trip.data.video import Video, read_video
+from trip.evaluation.features.base import FeatureNetwork
+from trip.evaluation.motion import ClipMotion, clip_motion
 
 CLIP_SUFFIXES = (".mp4", ".webm", ".gif", ".webp", ".mov", ".mkv", ".avi")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -21,7 +24,7 @@ FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Clips of one size.
+    """Clips of one size, and what several metrics ask of them, worked out once.
 
     Attributes:
         files: the clips. clips: uint8 RGB. fps: of every clip. prompts: see `prompt_of`.
@@ -31,6 +34,28 @@ class Batch:
     clips: UInt8[Tensor, "b f H W 3"]
     fps: list[float]
     prompts: list[str]
+    _features: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, videos: Sequence[tuple[Path, Video]]) -> "Batch":
+        """Clips of one shape, with the files that they were read from."""
+        return cls(
+            files=[file for file, _ in videos],
+            clips=torch.from_numpy(np.stack([video.frames for _, video in videos])),
+            fps=[video.fps for _, video in videos],
+            prompts=[prompt_of(file, video.metadata) for file, video in videos],
+        )
+
+    def features(self, network: FeatureNetwork) -> Float[Tensor, "b *f d"]:
+        """A network's features of the clips or of their frames."""
+        if network.name not in self._features:
+            self._features[network.name] = network(self.clips)
+        return self._features[network.name]
+
+    @cached_property
+    def motions(self) -> list[ClipMotion]:
+        """How every clip moves."""
+        return [clip_motion(clip, rate) for clip, rate in zip(self.clips.numpy(), self.fps, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -40,18 +65,23 @@ class ClipFolder:
     path: Path
     files: list[Path]
 
+    @classmethod
+    def of(cls, folder: "Clips") -> "ClipFolder":
+        """The folder with its clips.
+
+        Raises:
+            ValueError: no folder, or no clips in it.
+        """
+        return folder if isinstance(folder, ClipFolder) else cls(folder, clip_files(folder))
+
+    @cached_property
+    def by_name(self) -> dict[str, Path]:
+        """The clips by name, without suffix."""
+        return {file.stem: file for file in self.files}
+
 
 Clips = Path | ClipFolder
 """A folder of clips, listed already or not."""
-
-
-def listed(folder: Clips) -> ClipFolder:
-    """The folder with its clips.
-
-    Raises:
-        ValueError: no folder, or no clips in it.
-    """
-    return folder if isinstance(folder, ClipFolder) else ClipFolder(folder, clip_files(folder))
 
 
 def clip_files(folder: Path) -> list[Path]:
@@ -75,6 +105,18 @@ def is_clip(path: Path) -> bool:
     return path.suffix.lower() in CLIP_SUFFIXES
 
 
+def prompt_of(file: Path, metadata: dict | None) -> str:
+    """The text of NAME.txt beside a clip, else the prompt recorded in the clip, else nothing."""
+    beside = file.with_name(f"{file.name if file.is_dir() else file.stem}.txt")
+    if beside.is_file():
+        return read_text(beside).strip()
+    prompt = (metadata or {}).get("prompt", "")
+    return prompt if isinstance(prompt, str) else ""
+
+
+# ----------------------------------------------------------------------------------------------------- lengths
+
+
 def frame_count(file: Path, most: int | None = None) -> int:
     """Frames of a clip, at most `most`, by what the file says of itself where it does.
 
@@ -86,7 +128,7 @@ def frame_count(file: Path, most: int | None = None) -> int:
     with suppress(Fault), open_video(file) as clip:
         if not clip.animated:  # whose frames are repeated for as long as they last
             return sum(1 for _ in islice(clip.stamps(), most))
-    return read_clip(file, most).clips.shape[1]
+    return len(read_video(file, max_frames=most).frames)
 
 
 def common_length(folder: Clips, num_frames: int | None = None) -> int:
@@ -95,16 +137,27 @@ def common_length(folder: Clips, num_frames: int | None = None) -> int:
     Raises:
         ValueError: a clip of another number of frames; it is named.
     """
-    expected, model = num_frames, None
-    for file in listed(folder).files:
+    files = ClipFolder.of(folder).files
+    expected = num_frames or frame_count(files[0])
+    for file in files:
         count = frame_count(file, num_frames)
-        if expected is not None and count != expected:  # a file may say what it does not hold
-            count = read_clip(file, num_frames).clips.shape[1]
-        expected, model = expected or count, model or file
-        if count != expected:
-            raise ValueError(wrong_count(file, count, expected, None if num_frames else model))
-    assert expected is not None  # listed
+        if count != expected:  # a file may say what it does not hold
+            count = len(read_video(file, max_frames=num_frames).frames)
+        check_length(file, count, expected, None if num_frames else files[0])
     return expected
+
+
+def check_length(file: Path, count: int, expected: int, model: Path | None) -> None:
+    """Raise ValueError for a clip that has not as many frames as asked for, or as the model clip has."""
+    if count == expected:
+        return
+    if model is None:
+        raise ValueError(
+            f"{file} has {count} frames, not {expected}; remove it or ask for {count} (--num-frames {count})"
+        )
+    fewest = min(count, expected)
+    remedy = f"take the first {fewest} of all (--num-frames {fewest})"
+    raise ValueError(f"{file} has {count} frames, {model.name} has {expected}; {remedy}")
 
 
 def stream_clips(folder: Clips, num_frames: int | None = None, batch_size: int = 4) -> Iterator[Batch]:
@@ -117,50 +170,15 @@ def stream_clips(folder: Clips, num_frames: int | None = None, batch_size: int =
     Raises:
         ValueError: no clips, a broken one, or one of another number of frames; it is named.
     """
-    waiting: list[Batch] = []
-    expected, model = num_frames, None
-    for file in listed(folder).files:
-        clip = read_clip(file, num_frames)
-        count = clip.clips.shape[1]
-        expected, model = expected or count, model or file
-        if count != expected:
-            raise ValueError(wrong_count(file, count, expected, None if num_frames else model))
-        if waiting and (len(waiting) == batch_size or waiting[0].clips.shape != clip.clips.shape):
-            yield joined(waiting)
+    waiting: list[tuple[Path, Video]] = []
+    files = ClipFolder.of(folder).files
+    expected = num_frames
+    for file in files:
+        video = read_video(file, max_frames=num_frames)
+        expected = expected or len(video.frames)
+        check_length(file, len(video.frames), expected, None if num_frames else files[0])
+        if waiting and (len(waiting) == batch_size or waiting[0][1].frames.shape != video.frames.shape):
+            yield Batch.of(waiting)
             waiting = []
-        waiting.append(clip)
-    yield joined(waiting)
-
-
-def read_clip(file: Path, num_frames: int | None) -> Batch:
-    """A batch of one."""
-    video = read_video(file, max_frames=num_frames)
-    clips = torch.from_numpy(np.ascontiguousarray(video.frames))[None]
-    return Batch(files=[file], clips=clips, fps=[video.fps], prompts=[prompt_of(file, video.metadata)])
-
-
-def prompt_of(file: Path, metadata: dict | None) -> str:
-    """The text of NAME.txt beside a clip, else the prompt recorded in the clip, else nothing."""
-    beside = file.with_name(f"{file.name if file.is_dir() else file.stem}.txt")
-    if beside.is_file():
-        return read_text(beside).strip()
-    prompt = (metadata or {}).get("prompt", "")
-    return prompt if isinstance(prompt, str) else ""
-
-
-def wrong_count(file: Path, count: int, expected: int, model: Path | None) -> str:
-    """What to say of a clip that has not the expected number of frames."""
-    if model is None:
-        return f"{file} has {count} frames, not {expected}; remove it or ask for {count} (--num-frames {count})"
-    remedy = f"take the first {min(count, expected)} of all (--num-frames {min(count, expected)})"
-    return f"{file} has {count} frames, {model.name} has {expected}; {remedy}"
-
-
-def joined(batches: list[Batch]) -> Batch:
-    """One batch of many."""
-    return Batch(
-        files=[file for batch in batches for file in batch.files],
-        clips=torch.cat([batch.clips for batch in batches]),
-        fps=[rate for batch in batches for rate in batch.fps],
-        prompts=[prompt for batch in batches for prompt in batch.prompts],
-    )
+        waiting.append((file, video))
+    yield Batch.of(waiting)

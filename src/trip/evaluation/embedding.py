@@ -9,10 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from trip.data.video import write_video
-
-Frame = UInt8[np.ndarray, "H W 3"]
-Frames = UInt8[np.ndarray, "f H W 3"]
+from trip.data.frames import Frame
+from trip.data.video import Frames, write_video
 
 WEBP_LARGEST = 16383
 """Pixels a side that WebP can hold."""

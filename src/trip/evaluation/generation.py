@@ -22,18 +22,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 from trip.data.decoding import ClipFault, decode_clip
+from trip.data.frames import Frame
 from trip.data.text import printable, read_json
-from trip.data.video import read_video, write_video
-from trip.evaluation.protocols import Job, Protocol, settings_of, start_of
-from trip.evaluation.report import EvaluationSettings, Progress, evaluate_folders
+from trip.data.video import Frames, read_video, write_video
+from trip.evaluation.metric import GENERATED, REFERENCE
+from trip.evaluation.protocols import Job, Protocol, start_of
+from trip.evaluation.report import EvaluationSettings, Progress, Report, evaluate_folders
 from trip.files import lock_folder, sweep, write_json, write_text
-
-Frame = UInt8[np.ndarray, "H W 3"]
-Frames = UInt8[np.ndarray, "f H W 3"]
 
 Generate = Callable[[Frame, str, int], Frames]
 """``generate(picture, prompt, seed)``: the clip; its size and length are the picture's and the model's."""
@@ -42,7 +38,7 @@ Still = Callable[[Job], Frame | None]
 """The picture that a job animates, or None for one that is left out."""
 
 SETTINGS, JOBS = "settings.json", "jobs.jsonl"
-REFERENCE, GENERATED, LEFT_OUT = "reference", "generated", "left-out"
+LEFT_OUT = "left-out"
 
 
 # ------------------------------------------------------------------------------------------------- the folder
@@ -189,34 +185,29 @@ def fault_in(file: Path) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------- scoring
 
 
-def score(
-    folder: Path,
-    protocol: Protocol,
-    settings: EvaluationSettings,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+def score(folder: Path, protocol: Protocol, settings: EvaluationSettings, progress: Progress | None = None) -> Report:
     """Measure the generated clips of a run against its real ones.
 
     Args:
-        folder: of the run. protocol: which metrics, unless `settings` names others. settings: of the measurement.
+        folder: of the run. protocol: that it followed. settings: of the measurement. progress: called once a clip.
 
     Returns:
-        What `evaluate_folders` returns, with "protocol", "left_out", and folders relative to the run's.
+        What `evaluate_folders` returns, with "protocol" and "left_out" in `run`, and folders relative to the run's.
 
     Raises:
         ValueError: no clip could be used, and what `evaluate_folders` raises.
     """
-    lacking = left_out(folder)
-    if lacking and not (folder / REFERENCE).is_dir():
-        first = lacking[0]
-        raise ValueError(f"none of the {len(lacking)} clips can be used: {first['key']}: {first['message']}")
-    settings = settings if settings.metrics else replace(settings, metrics=protocol.metrics)
-    report = evaluate_folders(folder / GENERATED, folder / REFERENCE, settings=settings, progress=progress)
-    for role, name in (("generated", GENERATED), ("reference", REFERENCE)):
-        report["settings"][role]["folder"] = name
-    if protocol.title:
-        report["settings"]["data"] = protocol.title
+    lacking, warnings = left_out(folder), []
     if lacking:
         first = f"{lacking[0]['key']}: {lacking[0]['message']}"
-        report["warnings"].append(f"{len(lacking)} real clips were left out, on both sides ({first}, ...)")
-    return report | {"protocol": settings_of(protocol), "left_out": lacking}
+        if not (folder / REFERENCE).is_dir():
+            raise ValueError(f"none of the {len(lacking)} clips can be used: {first}")
+        warnings = [f"{len(lacking)} real clips were left out, on both sides ({first}, ...)"]
+    report = evaluate_folders(folder / GENERATED, folder / REFERENCE, settings=settings, progress=progress)
+    return replace(
+        report,
+        sides={role: replace(side, folder=role) for role, side in report.sides.items()},
+        data=protocol.title,
+        warnings=report.warnings + warnings,
+        run={"protocol": protocol.record(), "left_out": lacking},
+    )

@@ -1,4 +1,4 @@
-r"""Does a clip move as its prompt says? Measured on pixels, by dense optical flow (OpenCV's DIS; no weights).
+r"""Motion measured on pixels, by dense optical flow (OpenCV's DIS; no weights): how much, and which way.
 
 **Camera moves.** The flows between consecutive frames are summed over the clip and a linear field is fitted to the sum
 by least squares, ``flow(p) ~ (u, v) + A (p - centre)``. It has four components, all in pixels: the mean shift u (right)
@@ -8,49 +8,28 @@ e width / 2). The fit rather than the mean of finite differences, because the la
 new content appears and flow is least reliable. A clip moves as prompted if the prompted component is the largest of the
 four in magnitude, has the right sign and is at least `SMALLEST_MOVE` of the width.
 
-**Objects.** The pixels of the object's first-frame mask are carried along by the flow; their mean displacement is the
-object's. (Flow summed at fixed pixels would fall behind as soon as the object leaves its mask.) The object moves as
-prompted if that displacement's larger component has the prompted direction and is at least `SMALLEST_MOVE` of the
-width. The background is still if the magnitude of the summed flow, averaged over the pixels that the object never came
-near, is below `STILL_BACKGROUND` of the width.
-
-On clips rendered with known motion from held-out photographs at 64 pixels all verdicts are right
-(`python -m benchmarks.motion --baseline truth`). Shifts come out within 3 %, a zoom by s as ``log(s) width / 2`` and
-an object's displacement some 20 % short, since DIS blurs it with the still background.
-
 y points down: "the camera pans left" moves the content right, u > 0; a clockwise rotation has a curl > 0.
 """
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from trip.motion.flow import dis_flow, enlarged_grey, enlargement
 
-Image = UInt8[np.ndarray, "H W 3"]
 Frames = Float[np.ndarray, "f H W 3"]
 """A clip, RGB in [0, 1]."""
-Clips = Float[np.ndarray, "b f H W 3"]
 Flow = Float[np.ndarray, "H W 2"]
 """(u, v) in pixels of the clip."""
-Generate = Callable[[Sequence[Image], Sequence[str], Sequence[int]], Clips]
-"""``generate(images, prompts, seeds)``: one clip in [0, 1] for each."""
 
 SMALLEST_MOVE = 0.05
 """Displacement that counts as a motion, in widths of the picture."""
 
-STILL_BACKGROUND = 0.025
-"""Mean background flow that still counts as still, in widths: half the smallest motion."""
-
-MARGIN = 0.06
-"""Width of the band around a moving object that belongs to neither object nor background, in widths."""
+FLOW = "Flow magnitude (DIS), % of width"
+"""What reports call the mean of `ClipMotion.flow`."""
 
 CAMERA_MOVES = {
     "pan_left": ("u", 1),
@@ -64,8 +43,17 @@ CAMERA_MOVES = {
 }
 """Prompted camera move -> (component that it moves, sign)."""
 
-OBJECT_MOVES = {"move_left": ("u", -1), "move_right": ("u", 1), "move_up": ("v", -1), "move_down": ("v", 1)}
-"""Prompted object move -> (component of the object's displacement, sign)."""
+DYNAMIC_FLOW = 6 / 256
+"""Flow between frames, in shorter sides, above which VBench counts a step as dynamic."""
+
+DYNAMIC_TOP = 0.05
+"""Share of the pixels, those that move most, whose mean flow VBench looks at."""
+
+DYNAMIC_SHARE = 4 / 16
+"""Share of the frames that must be dynamic for a clip to be."""
+
+DYNAMIC_FPS = 8.0
+"""Frames per second that VBench thins clips out to first."""
 
 
 # ------------------------------------------------------------------------------------------------------- flow
@@ -134,214 +122,84 @@ def camera_motion(flow: Flow) -> CameraMotion:
     return CameraMotion(float(u), float(v), float(divergence * width / 4), float(curl * width / 4))
 
 
-# ---------------------------------------------------------------------------------------------------- objects
+# ---------------------------------------------------------------------------------------------- how much moves
 
 
-@dataclass(frozen=True)
-class ObjectMotion:
-    """Mean displacement (u, v) of an object's pixels and mean magnitude of the background's flow, in pixels."""
-
-    u: float
-    v: float
-    background: float
-
-    def moves(self, kind: str, width: int) -> bool:
-        """Whether the object's displacement has the prompted direction.
-
-        Raises:
-            ValueError: `kind` is not one of `OBJECT_MOVES`.
-        """
-        if kind not in OBJECT_MOVES:
-            raise ValueError(f"kind {kind!r} is no move of an object; choose one of {', '.join(OBJECT_MOVES)}")
-        name, sign = OBJECT_MOVES[kind]
-        along, across = (self.u, self.v) if name == "u" else (self.v, self.u)
-        return sign * along >= SMALLEST_MOVE * width and abs(along) > abs(across)
-
-    def is_still_behind(self, width: int) -> bool:
-        """Whether the background stays where it is."""
-        return self.background < STILL_BACKGROUND * width
-
-    def follows(self, kind: str, width: int) -> bool:
-        """Whether the object moves as prompted and the background is still."""
-        return self.moves(kind, width) and self.is_still_behind(width)
-
-
-def object_motion(flows: Float[np.ndarray, "g H W 2"], mask: Bool[np.ndarray, "H W"]) -> ObjectMotion:
-    """Carry the pixels of a first-frame mask along the flows, and look at what they never came near.
-
-    Raises:
-        ValueError: an empty mask, or no background left.
-    """
-    if not mask.any():
-        raise ValueError("the object's mask is empty; pass its pixels in the first frame")
-    path = carried_points(flows, np.argwhere(mask)[:, ::-1].astype(np.float32))
-    u, v = (path[-1] - path[0]).mean(0)
-    background = ~swept_area(path, *mask.shape)
-    if not background.any():
-        raise ValueError("the object passes over the whole picture; use a smaller object")
-    behind = np.linalg.norm(flows.sum(0), axis=-1)[background].mean()
-    return ObjectMotion(float(u), float(v), float(behind))
-
-
-def carried_points(flows: Float[np.ndarray, "g H W 2"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "_ n 2"]:
-    """Places (x, y) of points in every frame: ``p[i + 1] = p[i] + flow[i](p[i])``, bilinear, held at the border."""
-    path = [points.astype(np.float32)]
-    for flow in flows.astype(np.float32):
-        step = cv2.remap(flow, path[-1][:, None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore
-        path.append(path[-1] + step.reshape(-1, 2))
-    return np.stack(path)
-
-
-def swept_area(path: Float[np.ndarray, "_ n 2"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """Pixels that any of the points came within `MARGIN` of."""
-    seen = np.zeros((height, width), np.uint8)
-    x, y = np.rint(path).astype(int).reshape(-1, 2).T
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    seen[y[inside], x[inside]] = 1
-    reach = 2 * math.ceil(MARGIN * width) + 1
-    return cv2.dilate(seen, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))).astype(bool)
-
-
-# --------------------------------------------------------------------------------------------- picture quality
-
-
-def gradient_energy(frame: Float[np.ndarray, "H W 3"]) -> float:
-    """Mean squared difference of neighbouring pixels' luma, along x plus along y."""
-    grey = cv2.cvtColor(frame.astype(np.float32), cv2.COLOR_RGB2GRAY).astype(np.float64)
-    return float((np.diff(grey, axis=0) ** 2).mean() + (np.diff(grey, axis=1) ** 2).mean())
-
-
-def sharpness_ratio(frames: Frames) -> float:
-    """Gradient energy of the last frame over the first's; 1 = as sharp as at the start."""
-    return gradient_energy(frames[-1]) / max(gradient_energy(frames[0]), 1e-12)
-
-
-def psnr(picture: Float[np.ndarray, "H W 3"], other: Float[np.ndarray, "H W 3"]) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [0, 1]; infinite for equal ones."""
-    error = float(((picture.astype(np.float64) - other.astype(np.float64)) ** 2).mean())
-    return math.inf if error == 0 else -10 * math.log10(error)
-
-
-# ------------------------------------------------------------------------------------------------ many clips
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One question put to a model: a picture and a prompt, and what should come of them.
+@dataclass(frozen=True, kw_only=True)
+class ClipMotion:
+    """Motion of one clip.
 
     Attributes:
-        image: the still, uint8 RGB. prompt: the text. kind: the move that the text asks for.
-        seed: of the model's noise; unique within a set. photo, speed: name of the picture, speed that the text names.
-        mask: the moving object's pixels in the still, for moves of objects.
-        truth: a clip of that move as rendered, in [0, 1], where there is one. details: more for the record.
+        flow: mean magnitude of the flow between frames, percent of the width.
+        dynamic: whether it counts as dynamic, see `is_dynamic`.
+        warping_error: see `warping_error`.
     """
 
-    image: Image
-    prompt: str
-    kind: str
-    seed: int
-    photo: str = ""
-    speed: str = "normal"
-    mask: Bool[np.ndarray, "H W"] | None = None
-    truth: Frames | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+    flow: float
+    dynamic: bool
+    warping_error: float
 
 
-@dataclass(frozen=True)
-class Rate:
-    """`successes` out of `total` with Wilson's 95 % interval."""
-
-    successes: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        """The share; NaN of nothing."""
-        return self.successes / self.total if self.total else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval."""
-        return wilson_interval(self.successes, self.total)
-
-    @classmethod
-    def of(cls, outcomes: Iterable[bool]) -> "Rate":
-        """Count outcomes."""
-        outcomes = list(outcomes)
-        return cls(sum(outcomes), len(outcomes))
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"successes": self.successes, "n": self.total, "rate": self.value, "wilson_95": self.interval}
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:6.1%}  ({self.successes}/{self.total}, 95 %: {low:.1%} to {high:.1%})"
-
-
-def wilson_interval(successes: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927); z is the normal quantile, by default for 95 %.
+def clip_motion(frames: UInt8[np.ndarray, "f H W 3"], fps: float = DYNAMIC_FPS) -> ClipMotion:
+    """Flow, dynamic degree and warping error of a clip, all by OpenCV's DIS flow; no weights.
 
     Raises:
-        ValueError: counts that no experiment has.
+        ValueError: fewer than two frames.
     """
-    if not 0 <= successes <= total:
-        raise ValueError(f"{successes} successes of {total} is no proportion; give 0 to {total}")
-    if total == 0:
-        return 0.0, 1.0
-    p, factor = successes / total, 1 / (1 + z**2 / total)
-    centre = factor * (p + z**2 / (2 * total))
-    half = factor * z * math.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
-    return (centre - half if successes else 0.0), (centre + half if successes < total else 1.0)
+    pixels = frames.astype(np.float32) / np.float32(255)
+    forward = dense_flows(pixels)
+    backward = np.ascontiguousarray(dense_flows(pixels[::-1])[::-1])
+    step = max(1, round(fps / DYNAMIC_FPS))
+    thinned = pixels[::step]
+    flows = forward if step == 1 else dense_flows(thinned) if len(thinned) > 1 else forward[:0]
+    return ClipMotion(
+        flow=float(100 * np.linalg.norm(forward, axis=-1).mean() / frames.shape[2]),
+        dynamic=is_dynamic(flows),
+        warping_error=warping_error(pixels, forward, backward),
+    )
 
 
-Measured = TypeVar("Measured")
+def is_dynamic(flows: Float[np.ndarray, "g H W 2"]) -> bool:
+    """VBench's dynamic degree of one clip (Huang et al. 2024), given the flow between frames at about 8 a second.
 
-
-def measure_clips(
-    generate: Generate, pairs: Sequence[Pair], measure: Callable[[Frames, Pair], Measured], batch_size: int = 8
-) -> list[Measured]:
-    """Generate a clip for every pair, `batch_size` at a time, and keep what `measure(frames, pair)` makes of it."""
-    results = []
-    for start in range(0, len(pairs), batch_size):
-        batch = pairs[start : start + batch_size]
-        clips = generate([p.image for p in batch], [p.prompt for p in batch], [p.seed for p in batch])
-        if len(clips) != len(batch):
-            raise ValueError(f"generate returned {len(clips)} clips for {len(batch)} pairs; return one for each")
-        results += [measure(frames, pair) for frames, pair in zip(clips, batch, strict=True)]
-    return results
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How many clips moved as prompted, over all and per move, and each clip's motion and verdict."""
-
-    rate: Rate
-    per_kind: dict[str, Rate]
-    motions: list[CameraMotion]
-    verdicts: list[bool]
-
-
-def direction_agreement(generate: Generate, pairs: Sequence[Pair], batch_size: int = 8) -> Agreement:
-    """Share of camera-move prompts whose clip moves as prompted; chance is about 1 in 8.
-
-    Cheap enough for a trainer's validation (64 pairs, 10 to 20 sampling steps): the flow takes 30 ms a clip.
-
-    Args:
-        generate: any model. pairs: pictures with prompts of kinds in `CAMERA_MOVES`. batch_size: clips at once.
+    A step is dynamic if the mean flow of the 5 % of pixels that move most exceeds 6 pixels per 256 of the shorter side;
+    a clip, if so many steps are as a quarter of its frames. VBench takes RAFT's flow; here it is DIS's.
     """
-
-    def measure(frames: Frames, pair: Pair) -> CameraMotion:
-        return camera_motion(dense_flows(frames).sum(0))
-
-    motions = measure_clips(generate, pairs, measure, batch_size)
-    width = pairs[0].image.shape[1] if pairs else 0
-    verdicts = [motion.follows(pair.kind, width) for motion, pair in zip(motions, pairs, strict=True)]
-    return Agreement(Rate.of(verdicts), rate_per_kind([p.kind for p in pairs], verdicts), motions, verdicts)
+    sizes = np.linalg.norm(flows, axis=-1).reshape(len(flows), -1)
+    top = max(int(sizes.shape[1] * DYNAMIC_TOP), 1)
+    most = np.partition(sizes, -top, axis=1)[:, -top:].mean(1)
+    steps = int((most > DYNAMIC_FLOW * min(flows.shape[1:3])).sum())
+    return steps >= max(round(DYNAMIC_SHARE * (len(flows) + 1)), 1)
 
 
-def rate_per_kind(kinds: Sequence[str], verdicts: Sequence[bool]) -> dict[str, Rate]:
-    """A rate for every kind, in order of first appearance."""
-    total = Counter(kinds)
-    right = Counter(kind for kind, verdict in zip(kinds, verdicts, strict=True) if verdict)
-    return {kind: Rate(right[kind], total[kind]) for kind in total}
+def warping_error(
+    pixels: Float[np.ndarray, "f H W 3"],
+    forward: Float[np.ndarray, "g H W 2"],
+    backward: Float[np.ndarray, "g H W 2"],
+) -> float:
+    """Mean squared difference of a frame and the next one warped back onto it (Lai et al. 2018), pixels in [0, 1].
+
+    Occluded pixels are left out: those whose flow and its return differ, ``|f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5``
+    (Sundaram et al. 2010), and those whose flow leaves the picture. 0 where nothing is left.
+    """
+    errors, weights = 0.0, 0
+    for i, flow in enumerate(forward):
+        grid = pixel_grid(*flow.shape[:2]) + flow
+        back = warped(backward[i], grid)
+        gap = ((flow + back) ** 2).sum(-1)
+        seen = gap <= 0.01 * ((flow**2).sum(-1) + (back**2).sum(-1)) + 0.5
+        seen &= ((grid >= 0) & (grid <= np.float32(flow.shape[1::-1]) - 1)).all(-1)
+        error = ((warped(pixels[i + 1], grid).astype(np.float64) - pixels[i]) ** 2).mean(-1)
+        errors, weights = errors + float(error[seen].sum()), weights + int(seen.sum())
+    return errors / weights if weights else 0.0
+
+
+def pixel_grid(height: int, width: int) -> Float[np.ndarray, "H W 2"]:
+    """(x, y) of every pixel."""
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
+
+
+def warped(values: Float[np.ndarray, "H W c"], grid: Float[np.ndarray, "H W 2"]) -> Float[np.ndarray, "H W c"]:
+    """Values at places (x, y), bilinear, held at the border."""
+    maps = np.ascontiguousarray(grid, np.float32)
+    return cv2.remap(np.ascontiguousarray(values), maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore

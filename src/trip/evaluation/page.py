@@ -15,12 +15,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from trip.data.text import printable
-from trip.data.video import Video, read_video
+from trip.data.video import Frames, Video, read_video
 from trip.evaluation.charts import Series, legend, line_chart
-from trip.evaluation.clips import Clips, listed, prompt_of
-from trip.evaluation.embedding import Frames, animation_uri, at_height, picture_uri, resized, strip
+from trip.evaluation.clips import ClipFolder, Clips, prompt_of
+from trip.evaluation.embedding import animation_uri, at_height, picture_uri, resized, strip
 from trip.evaluation.error_curves import ErrorCurves
-from trip.evaluation.published import FIGURES, TRIP, Comparison, compare
+from trip.evaluation.metric import GENERATED
+from trip.evaluation.published import PUBLISHED, compare
+from trip.evaluation.report import Report
 from trip.files import write_text
 
 SHOWN_CLIPS = 12
@@ -38,17 +40,6 @@ GAP = 1 / 48
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table; `real` and `floor` are metrics as in the report, or None."""
-
-    name: str
-    metric: Mapping[str, Any]
-    real: Mapping[str, Any] | None
-    floor: Mapping[str, Any] | None
-    comparison: Comparison
-
-
-@dataclass(frozen=True, kw_only=True)
 class Shown:
     """One clip of the page, as data URIs; those of the real clip are empty where there is none."""
 
@@ -63,7 +54,7 @@ class Shown:
 
 
 def write_page(
-    report: Mapping[str, Any],
+    report: Report,
     path: Path,
     generated: Clips,
     reference: Clips | None = None,
@@ -74,7 +65,7 @@ def write_page(
     """Write a report as a page.
 
     Args:
-        report: of `evaluate_folders`. path: file to write; one that is there is replaced by the complete page only.
+        report: to show. path: file to write; one that is there is replaced by the complete page only.
         generated, reference: the folders that were measured, for pictures.
         errors: to plot. record: what else is needed to repeat the numbers, such as ``{"Command": ..., "Commit": ...}``.
 
@@ -89,13 +80,14 @@ def write_page(
         .render(
             title=f"Evaluation of {place.name or place}",
             report=report,
-            rows=rows_of(report),
-            published=published_rows(),
-            clips=[shown(made, real, report["settings"].get("num_frames")) for made, real in evenly(pairs)],
+            generated=report.sides[GENERATED],
+            comparisons={name: compare(result, report) for name, result in report.metrics.items()},
+            published=PUBLISHED,
+            clips=[shown(made, real, report.num_frames) for made, real in evenly(pairs)],
             clip_count=len(pairs),
             paired=paired,
             plots=plots_of(errors or ErrorCurves()),
-            settings=json.dumps(report["settings"], indent=2, default=str, ensure_ascii=False),
+            settings=json.dumps(report.record(), indent=2, default=str, ensure_ascii=False),
             record=record or {},
         )
     )
@@ -112,7 +104,6 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"value": value_text, "interval": interval_text}
     return templates
 
 
@@ -121,49 +112,6 @@ def visible(value: Any) -> Any:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "\n".join(map(printable, value.split("\n")))
-
-
-# --------------------------------------------------------------------------------------------------- numbers
-
-
-def rows_of(report: Mapping[str, Any]) -> list[Row]:
-    """The table's lines, in the order of the report."""
-    return [
-        Row(
-            name=name,
-            metric=metric,
-            real=report["reference"].get(name),
-            floor=report["floor"].get(name),
-            comparison=compare(name, metric, report["settings"]),
-        )
-        for name, metric in report["metrics"].items()
-    ]
-
-
-def value_text(metric: Mapping[str, Any] | None) -> str:
-    """Four digits; a dash of nothing."""
-    return f"{metric['value']:.4g}" if metric else "–"
-
-
-def interval_text(metric: Mapping[str, Any] | None) -> str:
-    """Both ends, or nothing."""
-    return f"{metric['interval'][0]:.4g} to {metric['interval'][1]:.4g}" if metric and metric["interval"] else ""
-
-
-def published_rows() -> list[tuple[str, str, str, str]]:
-    """The paper's tables in full: data set, metric, the other methods, TRIP."""
-    tables = dict.fromkeys((figure.data, figure.metric) for figure in FIGURES)
-    return [
-        (
-            data,
-            metric,
-            ", ".join(
-                f"{f.method} {f.value:g}" for f in FIGURES if (f.data, f.metric) == (data, metric) and f.method != TRIP
-            ),
-            next(f"{f.value:g}" for f in FIGURES if (f.data, f.metric, f.method) == (data, metric, TRIP)),
-        )
-        for data, metric in tables
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------ clips
@@ -175,11 +123,11 @@ def pair_clips(generated: Clips, reference: Clips | None) -> tuple[bool, list[tu
     NAME-2, one of several samples, is paired with NAME. Folders that share no name, as sets for a Fréchet distance
     may, are paired in order of name.
     """
-    made = listed(generated).files
+    made = ClipFolder.of(generated).files
     if reference is None:
         return True, [(file, None) for file in made]
-    real = listed(reference).files
-    by_name = {file.stem: file for file in real}
+    folder = ClipFolder.of(reference)
+    real, by_name = folder.files, folder.by_name
     pairs = [(file, by_name.get(file.stem) or by_name.get(file.stem.rpartition("-")[0])) for file in made]
     if any(other is not None for _, other in pairs):
         return True, pairs

@@ -43,7 +43,7 @@ class Protocol:
 
     Attributes:
         name: key of `PROTOCOLS`. title: of the published set, as reports name it.
-        metrics: of `trip.evaluation.report.METRICS`.
+        metrics: of `trip.evaluation.metric.METRICS`.
         zero_shot: whether the figure is meant for models that were not trained on the set.
         layout: of `trip.data.datasets`. split: rows of lists that have a column `split`; None: all.
         classes: names of class folders, in words; empty: all. count: clips drawn; None: all. samples: clips generated
@@ -88,6 +88,10 @@ class Protocol:
             ValueError: a rate out of range.
         """
         return Decoding(num_frames=self.num_frames, fps=self.fps, size=self.size)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {name: list(getattr(self, name)) for name in ("metrics", "classes", "size")}
 
 
 PROTOCOLS = {
@@ -230,8 +234,3 @@ def start_of(protocol: Protocol, key: str, seed: int) -> np.random.Generator:
     if protocol.start == "random":
         return np.random.default_rng(drawn(seed, "start", key))
     return FixedStart(0.0 if protocol.start == "first" else 0.5)
-
-
-def settings_of(protocol: Protocol) -> dict[str, Any]:
-    """For JSON."""
-    return asdict(protocol) | {name: list(getattr(protocol, name)) for name in ("metrics", "classes", "size")}

@@ -1,53 +1,20 @@
-"""From folders of clips to a report: every clip is decoded once, measured, and let go.
+"""From folders of clips to a report: every clip is decoded once, shown to the metrics, and let go.
 
 Generated and real clips take the same path. A metric that is not the paper's own because another network stands in
-for CLIP says so in its name: "F-Consistency_4 (EfficientNet-Lite0)". F-Consistency never comes without motion, since
-a frozen clip wins it.
+for CLIP says so in its name: "F-Consistency_4 (EfficientNet-Lite0)".
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from einops import rearrange
+import trip.evaluation.metrics  # noqa: F401  registers them
+from trip.evaluation.clips import ClipFolder, Clips, common_length, stream_clips
+from trip.evaluation.metric import FLOOR, GENERATED, METRICS, REFERENCE, Metric, Result
+from trip.evaluation.networks import Networks
 
-from trip.data.metadata import find_metadata
-from trip.data.video import read_video
-from trip.evaluation.clips import Batch, ClipFolder, Clips, common_length, listed, prompt_of, stream_clips
-from trip.evaluation.features.base import FeatureNetwork
-from trip.evaluation.features.efficientnet import efficientnet_features
-from trip.evaluation.features.i3d import i3d_features
-from trip.evaluation.features.inception import inception_features
-from trip.evaluation.metrics import (
-    PAIRINGS,
-    TO_FIRST,
-    FeatureSet,
-    Metric,
-    check_samples,
-    clip_motion,
-    frame_consistency,
-    frechet_metric,
-    mean_metric,
-    motion_warning,
-    psnr,
-    share_metric,
-    ssim,
-    text_similarity,
-)
-from trip.evaluation.weights import find_weights, sha256_of
-
-METRICS = ("fvd", "fid", "f-consistency", "text", "first-frame", "motion")
 DEFAULT_METRICS = ("fvd", "fid", "f-consistency", "motion")
-AGAINST_REFERENCE = ("fvd", "fid", "first-frame")
-
-FLOW = "Flow magnitude (DIS), % of width"
-FIRST_FEW = 4
-"""Frames of F-Consistency_4."""
 
 Progress = Callable[[Path], object]
 """Called with every clip that has been measured."""
@@ -58,7 +25,7 @@ class EvaluationSettings:
     """What is measured, and how.
 
     Attributes:
-        metrics: of `METRICS`. num_frames: of every clip the first so many; None: all.
+        metrics: of `trip.evaluation.metric.METRICS`. num_frames: of every clip the first so many; None: all.
         weights: folder looked into before the cache. clip: CLIP by short name, hub id or folder; None: F-Consistency
             by EfficientNet-Lite0. videomae: VideoMAE by hub id or folder, for a second FVD.
         allow_few: Fréchet distances of fewer samples than features. seed: of bootstraps.
@@ -75,37 +42,68 @@ class EvaluationSettings:
     batch_size: int = 4
     device: str = "cpu"
 
+    def networks(self) -> Networks:
+        """Where features come from."""
+        return Networks(weights=self.weights, clip=self.clip, videomae=self.videomae, device=self.device)
+
+    def build(self, networks: Networks) -> dict[str, Metric]:
+        """New objects of all metrics, in the order of a report."""
+        options = {"seed": self.seed, "allow_few": self.allow_few}
+        return {name: kind(networks, **options) for name, kind in METRICS.items() if name in self.metrics}
+
 
 @dataclass(frozen=True, kw_only=True)
-class Networks:
-    """The feature networks that an evaluation needs; None where it needs none.
+class Side:
+    """A folder that was measured: how many clips, and their frame rates and sizes ("WIDTHxHEIGHT"), sorted."""
+
+    folder: str
+    clips: int
+    fps: list[float]
+    sizes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What an evaluation found.
 
     Attributes:
-        distances: metric's name -> network of a Fréchet distance. consistency: of F-Consistency. clip: of texts.
-        hashes: network's name -> SHA-256 of its file.
+        metrics: of the generated clips, by name. reference: of the real ones.
+        floor: distances of real clips from real clips. warnings: what makes the numbers doubtful.
+        settings: as asked for. num_frames: of every clip. hashes: network's name -> SHA-256 of its file.
+        sides: the folders, by role. data: name of a published set, where a protocol took one.
+        run: of generated clips, what made them.
     """
 
-    distances: dict[str, FeatureNetwork]
-    consistency: FeatureNetwork | None
-    clip: Any
+    metrics: dict[str, Result]
+    reference: dict[str, Result]
+    floor: dict[str, Result]
+    warnings: list[str]
+    settings: EvaluationSettings
+    num_frames: int
     hashes: dict[str, str]
+    sides: dict[str, Side]
+    data: str = ""
+    run: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def n(self) -> int:
+        """Generated clips."""
+        return self.sides[GENERATED].clips
 
-@dataclass(kw_only=True)
-class Measurements:
-    """What one folder amounts to: statistics of features, and numbers of every clip."""
+    def record(self) -> dict[str, Any]:
+        """All that made the numbers, for JSON: settings, folders, counts, hashes of weights."""
+        record = asdict(self.settings) | {"metrics": list(self.settings.metrics), "num_frames": self.num_frames}
+        record["weights"] = self.hashes
+        record |= {role: asdict(side) for role, side in self.sides.items()}
+        return record | ({"data": self.data} if self.data else {})
 
-    folder: Path
-    clips: int = 0
-    frames: int = 0
-    fps: Counter[float] = field(default_factory=Counter)
-    sizes: Counter[str] = field(default_factory=Counter)
-    features: dict[str, FeatureSet] = field(default_factory=dict)
-    numbers: dict[str, list[float]] = field(default_factory=dict)
-
-    def extend(self, name: str, values: Sequence[float] | np.ndarray) -> None:
-        """More numbers of one kind."""
-        self.numbers.setdefault(name, []).extend(float(value) for value in values)
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: metrics, reference, floor, warnings, settings, n, and what made generated clips."""
+        numbers = {
+            name: {metric: result.as_dict() for metric, result in getattr(self, name).items()}
+            for name in ("metrics", "reference", "floor")
+        }
+        return numbers | {"warnings": self.warnings, "settings": self.record(), "n": self.n} | self.run
 
 
 def evaluate_folders(
@@ -114,7 +112,7 @@ def evaluate_folders(
     floor: Clips | None = None,
     settings: EvaluationSettings | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Measure a folder of generated clips, against real ones where a metric needs them.
 
     Args:
@@ -122,64 +120,47 @@ def evaluate_folders(
             reference are what a perfect model would get at these counts.
         settings: what to measure. progress: called once a clip.
 
-    Returns:
-        ``{"metrics": {name: {"value", "n", "interval", "features"}}, "reference": the same of the real clips,
-        "floor": the same of real against real, "warnings": [...], "settings": {...}, "n": clips}``.
-
     Raises:
         ValueError: unknown metrics, folders or weights missing, broken clips, unequal frame counts, too few clips.
     """
     settings = settings or EvaluationSettings()
     check_metrics(settings, reference is not None, floor is not None)
-    made = listed(generated)
-    other, more = (None if side is None else listed(side) for side in (reference, floor))
-    check_names(settings, made, other)
-    frames = check_lengths(settings, made, other, more)
-    networks = load_networks(settings)
-    for side in (made, more):
-        if side is not None and other is not None:
-            check_distances(networks, len(side.files), len(other.files), frames, settings)
-    fake = measure_folder(made, networks, settings, progress, first_frames_of=other)
-    real = measure_folder(other, networks, settings, progress, frames) if other else None
-    second = measure_floor(more, networks, settings, progress, frames) if more else None
-    metrics = distances(fake, real, networks, settings) if real else []
-    metrics += clip_metrics(fake, networks, settings)
-    references = clip_metrics(real, networks, settings) if real else []
-    floors = distances(second, real, networks, settings) if second and real else []
-    return {
-        "metrics": as_dicts(metrics),
-        "reference": as_dicts(references),
-        "floor": as_dicts(floors),
-        "warnings": warnings_of(fake, real, second, metrics, references),
-        "settings": record_of(settings, networks, fake, real, second),
-        "n": fake.clips,
+    given = {GENERATED: generated, REFERENCE: reference, FLOOR: floor}
+    folders = {role: ClipFolder.of(folder) for role, folder in given.items() if folder is not None}
+    networks = settings.networks()
+    metrics = {
+        role: {name: metric for name, metric in settings.build(networks).items() if role in metric.sides}
+        for role in given
     }
+    for metric in metrics[GENERATED].values():
+        metric.prepare(folders[GENERATED], folders.get(REFERENCE))
+    frames = check_lengths(folders, settings.num_frames)
+    real = folders.get(REFERENCE)
+    for role in (GENERATED, FLOOR):
+        if role in folders:
+            check_counts(metrics[role].values(), len(folders[role].files), len(real.files) if real else 0, frames)
+    sides = {role: measure(folder, metrics[role].values(), settings, progress) for role, folder in folders.items()}
+    beside: Mapping[str, Metric] = metrics[REFERENCE] if real else {}
+    return Report(
+        metrics=results(metrics[GENERATED], beside),
+        reference=results(beside, {}),
+        floor=results(metrics[FLOOR], beside) if FLOOR in folders else {},
+        warnings=warnings_of(metrics[GENERATED], beside, sides),
+        settings=settings,
+        num_frames=frames,
+        hashes=networks.hashes,
+        sides=sides,
+    )
 
 
-def check_names(settings: EvaluationSettings, generated: ClipFolder, reference: ClipFolder | None) -> None:
-    """Every generated clip needs its picture for first frames, and its prompt for text similarity."""
-    if "first-frame" in settings.metrics and reference is not None:
-        there = {file.stem for file in reference.files}
-        for file in generated.files:
-            if file.stem not in there:
-                what = f"{reference.path} holds no clip named {file.stem}"
-                raise ValueError(f"{what}, whose first frame {file.name} should show")
-    for file in generated.files if "text" in settings.metrics else ():
-        if not prompt_of(file, None) and not prompt_of(file, find_metadata(file)):
-            raise ValueError(f"{file} has no prompt; write it to {file.stem}.txt beside it")
+def rehearse(settings: EvaluationSettings, clips: int, real: int, frames: int) -> None:
+    """What a measurement will need, asked for before its clips are generated: networks, metrics, counts, lengths.
 
-
-def check_lengths(
-    settings: EvaluationSettings, generated: ClipFolder, reference: ClipFolder | None, floor: ClipFolder | None
-) -> int:
-    """Frames of every clip, which must be as many on all sides; the sides must differ."""
-    if reference and floor and floor.path.resolve() == reference.path.resolve():
-        what = f"the floor (={floor.path}) is the reference, whose distance to itself is 0"
-        raise ValueError(f"{what}; name other real clips")
-    frames = common_length(generated, settings.num_frames)
-    for side in filter(None, (reference, floor)):
-        check_frames(side.path, common_length(side, settings.num_frames), frames)
-    return frames
+    Raises:
+        ValueError: what `evaluate_folders` would raise for want of them.
+    """
+    check_metrics(settings, reference=True)
+    check_counts(settings.build(settings.networks()).values(), clips, real, frames)
 
 
 def check_metrics(settings: EvaluationSettings, reference: bool, floor: bool = False) -> None:
@@ -190,259 +171,70 @@ def check_metrics(settings: EvaluationSettings, reference: bool, floor: bool = F
         raise ValueError(f"{what}; choose of {', '.join(METRICS)}")
     if settings.num_frames is not None and settings.num_frames < 2:
         raise ValueError(f"num_frames (={settings.num_frames}) must be at least 2; motion needs two frames")
-    lacking = [name for name in settings.metrics if name in AGAINST_REFERENCE]
+    lacking = [name for name in settings.metrics if METRICS[name].against]
     if not reference and (lacking or floor):
         raise ValueError(f"{lacking[0] if lacking else 'a floor'} needs real clips; name a folder with --reference")
-    if "text" in settings.metrics and settings.clip is None:
-        raise ValueError("text similarity needs CLIP; name one with --clip, such as ViT-B/32 or a folder")
+    for name in settings.metrics if settings.clip is None else ():
+        if METRICS[name].needs_clip:
+            raise ValueError(f"{name} needs CLIP; name one with --clip, such as ViT-B/32 or a folder")
 
 
-def check_distances(networks: Networks, clips: int, real: int, frames: int, settings: EvaluationSettings) -> None:
-    """Ask the networks of Fréchet distances, by a black clip, whether so many clips of so many frames are enough.
-
-    Raises:
-        ValueError: too few clips, or clips that are too short for a network.
-    """
-    for name, network in networks.distances.items():
-        features = network(torch.zeros(1, frames, 32, 32, 3, dtype=torch.uint8))
-        check_samples(
-            name, features.shape[-1], (clips, real), features[0].numel() // features.shape[-1], settings.allow_few
-        )
-
-
-def rehearse(settings: EvaluationSettings, clips: int, real: int, frames: int) -> None:
-    """What a measurement will need, asked for before its clips are generated: networks, metrics, counts, lengths.
-
-    Raises:
-        ValueError: what `evaluate_folders` would raise for want of them.
-    """
-    check_metrics(settings, reference=True)
-    check_distances(load_networks(settings), clips, real, frames, settings)
+def check_lengths(folders: Mapping[str, ClipFolder], num_frames: int | None) -> int:
+    """Frames of every clip, which must be as many on all sides; the sides must differ."""
+    floor, reference = folders.get(FLOOR), folders.get(REFERENCE)
+    if reference and floor and floor.path.resolve() == reference.path.resolve():
+        what = f"the floor (={floor.path}) is the reference, whose distance to itself is 0"
+        raise ValueError(f"{what}; name other real clips")
+    lengths = {folder.path: common_length(folder, num_frames) for folder in folders.values()}
+    frames = lengths[folders[GENERATED].path]
+    for path, count in lengths.items():
+        if count != frames:
+            fewest = min(count, frames)
+            raise ValueError(
+                f"clips of {path} have {count} frames, the generated ones {frames}; "
+                f"take the first {fewest} of all (--num-frames {fewest})"
+            )
+    return frames
 
 
-# ------------------------------------------------------------------------------------------------- networks
+def check_counts(metrics: Iterable[Metric], clips: int, real: int, frames: int) -> None:
+    """Ask every metric whether it can measure so many clips."""
+    for metric in metrics:
+        metric.check(clips, real, frames)
 
 
-def load_networks(settings: EvaluationSettings) -> Networks:
-    """The networks that the settings ask for, with the hashes of their files."""
-    distances: dict[str, FeatureNetwork] = {}
-    hashes: dict[str, str] = {}
-
-    def local(name: str) -> FeatureNetwork:
-        file = find_weights(name, settings.weights)
-        network = LOADERS[name](file, settings.device)
-        hashes[network.name] = sha256_of(file)
-        return network
-
-    if "fvd" in settings.metrics:
-        distances["FVD"] = local("i3d")
-        if settings.videomae is not None:
-            from trip.evaluation.features.videomae import videomae_features
-
-            network = videomae_features(settings.videomae, settings.device)
-            distances[f"FVD ({network.name})"] = network
-    if "fid" in settings.metrics:
-        distances["FID"] = local("inception")
-    clip = None
-    if settings.clip is not None and {"text", "f-consistency"} & set(settings.metrics):
-        from trip.evaluation.features.clip import clip_features
-
-        clip = clip_features(settings.clip, settings.device)
-    consistency = None
-    if "f-consistency" in settings.metrics:
-        consistency = clip if clip is not None else local("efficientnet-lite0")
-    return Networks(distances=distances, consistency=consistency, clip=clip, hashes=hashes)
-
-
-LOADERS: dict[str, Callable[[Path, str], FeatureNetwork]] = {
-    "i3d": i3d_features,
-    "inception": inception_features,
-    "efficientnet-lite0": efficientnet_features,
-}
-"""Name of the weights -> ``load(file, device)``."""
-
-
-# -------------------------------------------------------------------------------------------------- measuring
-
-
-def measure_folder(
-    folder: ClipFolder,
-    networks: Networks,
-    settings: EvaluationSettings,
-    progress: Progress | None = None,
-    frames: int | None = None,
-    first_frames_of: ClipFolder | None = None,
-) -> Measurements:
-    """Decode and measure all clips of a folder once.
-
-    Args:
-        folder: of clips. networks, settings: see there. progress: called once a clip.
-        frames: how many the clips must have; None: any number. first_frames_of: folder of clips of the same names,
-            whose first frames are the pictures that were animated.
-    """
-    found = Measurements(folder=folder.path)
+def measure(
+    folder: ClipFolder, metrics: Iterable[Metric], settings: EvaluationSettings, progress: Progress | None
+) -> Side:
+    """Decode all clips of a folder once and show them to the metrics."""
+    metrics, fps, sizes = list(metrics), set[float](), set[str]()
     for batch in stream_clips(folder, settings.num_frames, settings.batch_size):
-        check_frames(folder.path, batch.clips.shape[1], frames)
-        measure_features(found, batch, networks.distances)
-        measure_clips(found, batch, networks, settings)
-        if first_frames_of is not None and "first-frame" in settings.metrics:
-            measure_first_frames(found, batch, first_frames_of)
-        found.clips += len(batch.files)
-        found.frames = batch.clips.shape[1]
-        found.fps.update(round(rate, 3) for rate in batch.fps)
-        found.sizes[f"{batch.clips.shape[3]}x{batch.clips.shape[2]}"] += len(batch.files)
+        for metric in metrics:
+            metric.update(batch)
+        fps.update(round(rate, 3) for rate in batch.fps)
+        sizes.add(f"{batch.clips.shape[3]}x{batch.clips.shape[2]}")
         for file in batch.files if progress else ():
             progress(file)  # pyright: ignore[reportOptionalCall]
-    return found
+    return Side(folder=str(folder.path), clips=len(folder.files), fps=sorted(fps), sizes=sorted(sizes))
 
 
-def measure_floor(
-    folder: ClipFolder, networks: Networks, settings: EvaluationSettings, progress: Progress | None, frames: int
-) -> Measurements:
-    """Only what Fréchet distances need."""
-    only = replace(settings, metrics=[name for name in settings.metrics if name in ("fvd", "fid")])
-    return measure_folder(folder, networks, only, progress, frames)
+def results(metrics: Mapping[str, Metric], real: Mapping[str, Metric]) -> dict[str, Result]:
+    """All numbers of one side by name, beside those of the real clips."""
+    found = [result for name, metric in metrics.items() for result in metric.result(real.get(name))]
+    return {result.name: result for result in found}
 
 
-def check_frames(folder: Path, count: int, frames: int | None) -> None:
-    """Both sides must be of one length."""
-    if frames is not None and count != frames:
-        fewest = min(count, frames)
-        raise ValueError(
-            f"clips of {folder} have {count} frames, the generated ones {frames}; "
-            f"take the first {fewest} of all (--num-frames {fewest})"
-        )
-
-
-def measure_features(found: Measurements, batch: Batch, networks: dict[str, FeatureNetwork]) -> None:
-    """Statistics for Fréchet distances, by the metric's name."""
-    for metric, network in networks.items():
-        features = network(batch.clips).numpy()
-        features = features if features.ndim == 3 else features[:, None]
-        if metric not in found.features:
-            found.features[metric] = FeatureSet(network.name, features.shape[-1])
-        found.features[metric].add(features)
-
-
-def measure_clips(found: Measurements, batch: Batch, networks: Networks, settings: EvaluationSettings) -> None:
-    """Consistency, text similarity and motion of every clip."""
-    frames = networks.consistency(batch.clips) if "f-consistency" in settings.metrics and networks.consistency else None
-    if frames is not None:
-        for pairing in PAIRINGS:
-            found.extend(f"all {pairing}", frame_consistency(frames, pairing))
-            if frames.shape[1] >= FIRST_FEW:
-                found.extend(f"{FIRST_FEW} {pairing}", frame_consistency(frames, pairing, FIRST_FEW))
-    if "text" in settings.metrics and all(batch.prompts):
-        frames = frames if frames is not None else networks.clip(batch.clips)
-        found.extend("text", text_similarity(frames, networks.clip.text(batch.prompts)))
-    if {"f-consistency", "motion"} & set(settings.metrics):
-        for clip, rate in zip(batch.clips.numpy(), batch.fps, strict=True):
-            motion = clip_motion(clip, rate)
-            for name, value in asdict(motion).items():
-                found.extend(name, [value])
-
-
-def measure_first_frames(found: Measurements, batch: Batch, folder: ClipFolder) -> None:
-    """PSNR and SSIM of first frames against those of the clips of the same names, brought to their size."""
-    originals = {file.stem: file for file in folder.files}
-    for file, clip in zip(batch.files, batch.clips, strict=True):
-        picture = torch.from_numpy(read_video(originals[file.stem], max_frames=1).frames.copy())
-        picture, first = (rearrange(x, "1 H W c -> 1 c H W").float() / 255 for x in (picture, clip[:1]))
-        if picture.shape != first.shape:
-            picture = F.interpolate(picture, first.shape[-2:], mode="bilinear", antialias=True)
-        found.extend("psnr", psnr(first, picture).tolist())
-        found.extend("ssim", ssim(first, picture).tolist())
-
-
-# -------------------------------------------------------------------------------------------------- reporting
-
-
-def distances(fake: Measurements, real: Measurements, networks: Networks, settings: EvaluationSettings) -> list[Metric]:
-    """The Fréchet distances of two folders."""
-    return [
-        frechet_metric(name, fake.features[name], real.features[name], allow_few=settings.allow_few, seed=settings.seed)
-        for name in networks.distances
-    ]
-
-
-def clip_metrics(found: Measurements, networks: Networks, settings: EvaluationSettings) -> list[Metric]:
-    """Means and shares over the clips of one folder."""
-    metrics = [*consistency_metrics(found, networks, settings), *motion_metrics(found, settings)]
-    if "text" in found.numbers:
-        name = f"Text similarity ({networks.clip.name})"
-        metrics.append(mean_metric(name, found.numbers["text"], features=networks.clip.name, seed=settings.seed))
-    for key, name in (("psnr", "First frame PSNR, dB"), ("ssim", "First frame SSIM")):
-        if key in found.numbers:
-            metrics.append(mean_metric(name, found.numbers[key], seed=settings.seed))
-    return metrics
-
-
-def consistency_metrics(found: Measurements, networks: Networks, settings: EvaluationSettings) -> list[Metric]:
-    """F-Consistency_4 and _all, in both pairings, named after the network unless it is CLIP."""
-    if networks.consistency is None:
-        return []
-    features, metrics = networks.consistency.name, []
-    substitute = "" if networks.consistency is networks.clip else f" ({features})"
-    for pairing in PAIRINGS:
-        for count in (str(FIRST_FEW), "all"):
-            if values := found.numbers.get(f"{count} {pairing}"):
-                name = f"F-Consistency_{count}{' to-first' if pairing == TO_FIRST else ''}{substitute}"
-                note = f"pairs: {pairing}; a frozen clip scores 100"
-                metrics.append(mean_metric(name, values, features=features, note=note, seed=settings.seed))
-    return metrics
-
-
-def motion_metrics(found: Measurements, settings: EvaluationSettings) -> list[Metric]:
-    """Flow always where it was measured; the rest where motion is asked for."""
-    if "flow" not in found.numbers:
-        return []
-    metrics = [mean_metric(FLOW, found.numbers["flow"], seed=settings.seed)]
-    if "motion" in settings.metrics:
-        dynamic = [bool(value) for value in found.numbers["dynamic"]]
-        note = "mean squared error in [0, 1], visible pixels; a frozen clip scores 0"
-        errors = found.numbers["warping_error"]
-        metrics.append(share_metric("Dynamic degree (DIS), %", dynamic, note="VBench's rule with DIS instead of RAFT"))
-        metrics.append(mean_metric("Warping error (DIS)", errors, note=note, seed=settings.seed))
-    return metrics
-
-
-def as_dicts(metrics: Sequence[Metric]) -> dict[str, Any]:
-    """For JSON."""
-    return {metric.name: metric.as_dict() for metric in metrics}
-
-
-def warnings_of(
-    fake: Measurements,
-    real: Measurements | None,
-    second: Measurements | None,
-    metrics: Sequence[Metric],
-    references: Sequence[Metric],
-) -> list[str]:
+def warnings_of(metrics: Mapping[str, Metric], real: Mapping[str, Metric], sides: Mapping[str, Side]) -> list[str]:
     """What makes the numbers doubtful, one line each."""
-    lines = []
-    moved, real_moved = ({m.name: m for m in side}.get(FLOW) for side in (metrics, references))
-    if any(m.name.startswith("F-Consistency") for m in metrics) and moved is not None:
-        lines.append(motion_warning(moved, real_moved))
-    for side in filter(None, (real, second)):
-        if side.fps.keys() != fake.fps.keys():
-            rates = [", ".join(f"{rate:g}" for rate in sorted(s.fps)) for s in (fake, side)]
+    lines = [line for name, metric in metrics.items() for line in metric.warnings(real.get(name))]
+    fake = sides[GENERATED]
+    for side in sides.values():
+        if side.fps != fake.fps:
+            rates = [", ".join(f"{rate:g}" for rate in s.fps) for s in (fake, side)]
             lines.append(
                 f"frame rates differ ({rates[0]} in {fake.folder}, {rates[1]} in {side.folder}): so does motion"
             )
-        if side.sizes.keys() != fake.sizes.keys():
-            sizes = [", ".join(sorted(s.sizes)) for s in (fake, side)]
+        if side.sizes != fake.sizes:
+            sizes = [", ".join(s.sizes) for s in (fake, side)]
             lines.append(f"frame sizes differ ({sizes[0]} in {fake.folder}, {sizes[1]} in {side.folder})")
-    return list(dict.fromkeys(line for line in lines if line))
-
-
-def record_of(
-    settings: EvaluationSettings, networks: Networks, fake: Measurements, *others: Measurements | None
-) -> dict[str, Any]:
-    """All that made the numbers: settings, folders, counts, hashes of weights."""
-    record = asdict(settings) | {"metrics": list(settings.metrics), "num_frames": fake.frames}
-    record["weights"] = networks.hashes
-    for role, side in zip(("generated", "reference", "floor"), (fake, *others), strict=True):
-        if side is not None:
-            rates = sorted(side.fps)
-            record[role] = {"folder": str(side.folder), "clips": side.clips, "fps": rates, "sizes": sorted(side.sizes)}
-    return record
+    return list(dict.fromkeys(lines))

@@ -1,4 +1,4 @@
-"""Questions for `trip.evaluation.motion`: photographs with prompts, reproducible from a seed.
+"""Questions for `lab.motion.fidelity`: photographs with prompts, reproducible from a seed.
 
 Camera moves are asked of whole photographs, cut centrally as the pipeline cuts them; objects are pasted onto
 photographs at run time, so that their masks are known. Ground truth (the same kinds of move, rendered) comes from the
@@ -12,9 +12,10 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from lab.motion.fidelity import OBJECT_MOVES, Image, Pair
 from trip.data.captions import draw_caption
 from trip.data.synthetic import OBJECT_AMOUNTS, Cutout, Photo, SceneBank, composite, draw_clip
-from trip.evaluation.motion import CAMERA_MOVES, OBJECT_MOVES, Image, Pair
+from trip.evaluation.motion import CAMERA_MOVES
 
 SPEED_CYCLE = ("normal", "slow", "normal", "fast")
 """Shares of the adverbs in the wordings, as in training."""
