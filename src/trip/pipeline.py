@@ -46,6 +46,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trip import calls, sampler
 from trip.codec import codec_of
 from trip.condition import Condition, first_frame
+from trip.controls import Controls, check_mask, first_picture
 from trip.denoiser import TripDenoiser
 from trip.discovery import give_name
 from trip.foreign import PerFrameText, load_whole, source_components, to_residual_unet
@@ -72,6 +73,8 @@ from trip.inputs import (
     whole,
 )
 from trip.loading import check_saveable
+from trip.motion.camera import CameraPath
+from trip.motion.drags import Drag
 from trip.noise_fusion import NoiseFusion, TrainingFreeNoiseFusion
 from trip.noise_prior import Clip
 from trip.schedule import for_latents, prediction_type, rehearse, warn_of_another_process
@@ -380,6 +383,21 @@ class TripPipeline(Switches, DiffusionPipeline):
                 "image (concat='none'); leave it at 1"
             )
 
+    def check_controls(self, controls: Controls, batch: Batch, reference_latents: Any) -> None:
+        """Controls need a fusion that weighs references, and drags and masks a picture that they belong to."""
+        if not controls:
+            return
+        if reference_latents is not None:
+            raise ValueError("reference_latents are the reference already; leave them, or the controls, out")
+        if "sigma" not in self.fusion.config:
+            raise ValueError(
+                f"{type(self.fusion).__name__} has no measured sigma to weigh controls by; use a fusion that has one"
+            )
+        if (controls.drags or controls.mask is not None) and len(batch.images) > 1:
+            raise ValueError(f"drags and masks belong to one picture, and {len(batch.images)} are given; call for each")
+        if controls.mask is not None:
+            check_mask(controls.mask, batch.images[0])
+
     def check_callback(self, callback: Any, names: Any) -> list[str]:
         """The tensors that a callback is given; one of diffusers' callback objects says itself."""
         if callback is not None and not callable(callback):
@@ -545,7 +563,7 @@ class TripPipeline(Switches, DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image: ImageInput,
+        image: ImageInput | None = None,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         num_frames: int | None = None,
@@ -575,6 +593,13 @@ class TripPipeline(Switches, DiffusionPipeline):
         sigmas: Sequence[float] | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
         clip_skip: int | None = None,
+        last_image: ImageInput | None = None,
+        keyframes: Mapping[int, ImageInput] | None = None,
+        video: ImageInput | None = None,
+        loop: bool = False,
+        mask: Any = None,
+        camera: CameraPath | str | None = None,
+        drags: Sequence[Drag | str] | str | None = None,
     ) -> TripPipelineOutput | tuple[Any]:
         """Animate stills.
 
@@ -614,6 +639,11 @@ class TripPipeline(Switches, DiffusionPipeline):
             timesteps, sigmas: the schedule in place of `num_inference_steps`, for schedulers that take one.
             cross_attention_kwargs: {"scale": s} multiplies the strength of loaded LoRA.
             clip_skip: last layers of the text encoder left out.
+            last_image, keyframes: pictures of the last frame, and of others by number. video: the first frames, seen
+                already, in the place of `image`. loop: the first frame follows the last one.
+            mask: white where the picture moves, black where it stays; an array (H, W) in [0, 1].
+            camera: a path such as "zoom 1.3, pan 0.2 0" (`trip.motion.camera`). drags: strokes such as
+                "0.5,0.5:0.7,0.5", in shares of what the clip shows (`trip.motion.drags`).
 
         Raises:
             ValueError: arguments that do not fit the model or each other; latents that became NaN.
@@ -629,6 +659,7 @@ class TripPipeline(Switches, DiffusionPipeline):
             interval=interval_of("guidance_interval", guidance_interval),
             every=whole("guidance_every", guidance_every),
         )
+        image = first_picture(image, video)
         batch = Batch.of(image, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
         height, width = self._size(batch.images, height, width)
         num_frames = whole("num_frames", self.max_num_frames or 16 if num_frames is None else num_frames)
@@ -642,6 +673,17 @@ class TripPipeline(Switches, DiffusionPipeline):
         names = self.check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         lora_scale = scale_of_lora(cross_attention_kwargs)
         self.check_inputs(batch, height, width, num_frames, copies, guidance, generator, latents, reference_latents)
+        controls = Controls.of(
+            num_frames,
+            last_image=last_image,
+            keys=keyframes,
+            video=video,
+            loop=loop,
+            mask=mask,
+            camera=camera,
+            drags=drags,
+        )
+        self.check_controls(controls, batch, reference_latents)
         schedule = own_schedule(timesteps, sigmas)
         scheduler = copy.deepcopy(for_latents(self._scheduler))
         num_timesteps = rehearse(scheduler, steps, codec_of(self.vae).channels, schedule, eta)
@@ -664,13 +706,12 @@ class TripPipeline(Switches, DiffusionPipeline):
             latents = self.prepare_latents(shape, generator, device, latents)
 
             # sample
-            condition = Condition(
-                reference=reference,
-                pinned=first_frame(num_frames, device) if exact_first_frame else None,
-                image=image_latents,
-                text=embeds,
-                null_text=null_embeds,
-            )
+            text = {"text": embeds, "null_text": null_embeds}
+            if controls:
+                condition = self._controlled(controls, batch, (num_frames, height, width), clips, text)
+            else:
+                pinned = first_frame(num_frames, device) if exact_first_frame else None
+                condition = Condition(reference=reference, pinned=pinned, image=image_latents, **text)
             made = sampler.sample(
                 self.denoiser,
                 scheduler,
@@ -694,6 +735,20 @@ class TripPipeline(Switches, DiffusionPipeline):
             frames = self.video_processor.postprocess_video(frames, output_type=output_type)
         self.maybe_free_model_hooks()
         return TripPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _controlled(
+        self, controls: Controls, batch: Batch, size: tuple[int, int, int], clips: int, text: dict
+    ) -> Condition:
+        """What clips are conditioned on that are told more than their first picture."""
+        return controls.condition(
+            batch.images,
+            size,
+            lambda frames: codec_of(self.vae).encode(frames.to(self._execution_device)),
+            clips,
+            self.fusion.table("sigma", self._execution_device),
+            still_only=not isinstance(self.fusion, TrainingFreeNoiseFusion),
+            **text,
+        )
 
     def _follow(
         self,

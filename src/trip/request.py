@@ -7,6 +7,7 @@ programs read, and, where `TripPipeline` has a parameter of its name, the pipeli
 
 import ast
 import inspect
+import re
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,9 @@ from trip.models import BUNDLED_MODEL
 from trip.presets import PRESETS, SCHEDULERS, SamplingPreset, preset
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+CLIP_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v")
+"""Files that are continued; .gif and .webp are read as pictures, their first frame."""
+
 UNRECORDED = "not recorded"
 """Annotation of a setting that does not change the clip, or only on the machine that it is made on."""
 
@@ -64,12 +68,19 @@ Interval = Annotated[
 ]
 
 
+Picture = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+KEYFRAMES = Rule(
+    lambda texts: all(re.fullmatch(r"\d{1,6}=.+", text, re.ASCII | re.DOTALL) for text in texts),
+    "FRAME=FILE, such as 8=b.jpg",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipRequest(Checked):
     """One clip to make. None is decided by preset, model and picture: `trip.studio.Studio.resolve`."""
 
     image: Positional[Path]
-    """A picture."""
+    """A picture, or a clip to go on with."""
     prompt: Text = None
     """What should move, and how."""
     negative_prompt: Annotated[str, arg(metavar="TEXT")] = ""
@@ -101,8 +112,33 @@ class ClipRequest(Checked):
     """Pixels (default: the model's area in the picture's shape)."""
     height: Integer = None
     """Pixels (default: as for the width)."""
+    last_image: Picture = None
+    """The picture that the clip ends with."""
+    keyframe: Annotated[UseAppendAction[tuple[Annotated[str, arg(metavar="FRAME=FILE")], ...]], KEYFRAMES] = ()
+    """A picture for a frame, counted from 0; may be given several times."""
+    loop: bool = False
+    """The first frame follows the last one."""
+    mask: Picture = None
+    """A picture of the same shape: white moves, black stays as it is."""
+    camera: Text = None
+    """Where the camera goes, such as "zoom 1.3, pan 0.2 0, roll 5, ease in-out" (docs/controls.md)."""
+    drag: UseAppendAction[tuple[Annotated[str, arg(metavar="X,Y:X,Y")], ...]] = ()
+    """What lies at one place goes to another, in shares of width and height; may be given several times."""
+    observe: Annotated[Integer, within(1)] = None
+    """Frames at the end of a clip, given as the picture, that the new one begins with (default: 4)."""
     decode_chunk_size: Annotated[Integer, within(1), UNRECORDED] = None
     """Frames decoded at once (default: the clip's); fewer take less memory."""
+
+    def keyframes(self) -> dict[int, Path]:
+        """The pictures by frame.
+
+        Raises:
+            ValueError: two for one frame.
+        """
+        pairs = [text.split("=", 1) for text in self.keyframe]
+        if len({int(number) for number, _ in pairs}) < len(pairs):
+            raise ValueError(f"--keyframe ({', '.join(self.keyframe)}) has two pictures for one frame; give one")
+        return {int(number): Path(name) for number, name in pairs}
 
     def sampling(self) -> SamplingPreset:
         """The preset, with what is given here in the place of its own settings."""
@@ -136,6 +172,12 @@ class ModelRequest(Checked):
     (most of it; group moves the next one ahead)."""
     compile: Annotated[bool, UNRECORDED] = False
     """Compile the network's layers first, which takes minutes; meant for accelerators, on a CPU nothing was gained."""
+
+
+def pictures(request: ClipRequest) -> list[Path]:
+    """The files of pictures that a request names."""
+    first = [] if request.image.suffix.lower() in CLIP_SUFFIXES else [request.image]
+    return [*first, *filter(None, (request.last_image, request.mask)), *request.keyframes().values()]
 
 
 LOADING = ("model", "fusion", "lora")
@@ -180,10 +222,14 @@ def animate_command(record: Mapping[str, Any], quote: Callable[[str], str] = shl
     image = record.get("image")
     image = image if isinstance(image, str) and image else "IMAGE"
     words = ["trip", "animate", f"./{image}" if image.startswith("-") else image]
+    switches = {field.name for field in settings() if isinstance(field.default, bool)}
     names = [field.name for field in settings() if field.name != "image"]
     for name in [*names[:1], "output", *names[1:]]:
+        flag = "--" + name.replace("_", "-")
+        if name in switches:
+            words += [flag] * (record.get(name) is True)
+            continue
         for text in _flag_values(record.get(name)):
-            flag = "--" + name.replace("_", "-")
             # A value that begins with a dash would be taken for a flag.
             words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return " ".join(map(quote, words))

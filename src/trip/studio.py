@@ -22,11 +22,13 @@ from PIL import Image
 from trip.adapters import read_adapters
 from trip.data.images import fit_image, load_image, output_size
 from trip.data.metadata import names_only
-from trip.data.video import write_video
+from trip.data.video import read_video, write_video
 from trip.model_folder import find_model
+from trip.motion.camera import parse_camera
+from trip.motion.drags import parse_drag
 from trip.opening import change_scheduler, choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
-from trip.request import ClipRequest, ModelRequest, animate_command, plain, read_interval, record_of
+from trip.request import CLIP_SUFFIXES, ClipRequest, ModelRequest, animate_command, plain, read_interval, record_of
 from trip.text import load_sentence_encoder, unread
 from trip.version import trip_version
 from trip.wordings import Wordings
@@ -35,6 +37,9 @@ FALLBACK_AREA = 256 * 256
 """Pixels of a clip where neither the model nor the user says: the paper's size."""
 
 FALLBACK_FRAMES = 16
+
+OBSERVED = 4
+"""Frames that a clip is continued from where the user does not say."""
 
 FAR_SIZE = 2.5
 """Ratio of areas, or of aspects, from which on a size is far from the trained one; pictures have aspects up to 16:9."""
@@ -125,11 +130,15 @@ class Studio:
         Raises:
             ValueError: what is wrong with the request, before anything is computed; latents that became NaN.
         """
-        image = load_image(request.image) if image is None else image
+        controls = controls_of(request)
+        if image is not None:
+            controls["image"] = image
+        image = controls["image"] if "image" in controls else controls["video"][0]
+        assert isinstance(image, Image.Image)
         request = self.resolve(request, image)
         for line in self.warnings(request):
             on_event(Warned(line))
-        frames = self._sample(request, image, on_event)
+        frames = self._sample(request, controls, on_event)
         return MadeClip(frames=frames, request=request, record=self._record(request))
 
     def resolve(self, request: ClipRequest, image: Image.Image) -> ClipRequest:
@@ -190,7 +199,7 @@ class Studio:
             pipeline.scheduler = change_scheduler(self.pipeline.scheduler, request.scheduler)
         return pipeline
 
-    def _sample(self, request: ClipRequest, image: Image.Image, on_event: OnEvent) -> np.ndarray:
+    def _sample(self, request: ClipRequest, controls: dict[str, Any], on_event: OnEvent) -> np.ndarray:
         """Frames uint8 f H W 3. The noise is drawn on the CPU: the same on every device."""
         assert request.width is not None and request.height is not None and request.seed is not None  # resolve
 
@@ -204,8 +213,8 @@ class Studio:
             return {}
 
         output: Any = self._pipeline(request)(
-            fit_image(image, request.width, request.height),
             **pipeline_arguments(request),
+            **{name: shown_part(value, request.width, request.height) for name, value in controls.items()},
             generator=torch.Generator().manual_seed(request.seed),
             output_type="np",
             callback_on_step_end=on_step,
@@ -219,11 +228,47 @@ class Studio:
         return {**record_of(request, model), **facts}
 
 
+def controls_of(request: ClipRequest) -> dict[str, Any]:
+    """The pictures that a request names, and motion given by hand, as arguments of the pipeline.
+
+    Raises:
+        ValueError, OSError: a picture or clip that cannot be read, or a path or drag that cannot be understood.
+    """
+    if request.image.suffix.lower() in CLIP_SUFFIXES:
+        clip = read_video(request.image)
+        observed = min(request.observe or OBSERVED, len(clip.frames))
+        given: dict[str, Any] = {"video": [Image.fromarray(frame) for frame in clip.frames[-observed:]]}
+    elif request.observe is not None:
+        raise ValueError(f"observe (={request.observe}) is of clips, and {request.image} is a picture; leave it out")
+    else:
+        given = {"image": load_image(request.image)}
+    given |= {name: load_image(path) for name in ("last_image", "mask") if (path := getattr(request, name)) is not None}
+    if request.keyframe:
+        given["keyframes"] = {number: load_image(path) for number, path in request.keyframes().items()}
+    if request.camera is not None:
+        given["camera"] = parse_camera(request.camera)
+    if request.drag:
+        given["drags"] = [parse_drag(text) for text in request.drag]
+    return given
+
+
+def shown_part(value: Any, width: int, height: int) -> Any:
+    """Pictures brought to the size of the clip; other things as they are."""
+    if isinstance(value, Image.Image):
+        return fit_image(value, width, height)
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        parts = {key: shown_part(item, width, height) for key, item in items}
+        return parts if isinstance(value, dict) else list(parts.values())
+    return value
+
+
 def pipeline_arguments(request: ClipRequest) -> dict[str, Any]:
     """What the pipeline is called with: the settings that it has by the same name, and two by another."""
     parameters = inspect.signature(TripPipeline.__call__).parameters
     named = {field.name: getattr(request, field.name) for field in fields(request) if field.name in parameters}
-    del named["image"]
+    for name in ("image", "last_image", "mask", "camera"):  # `controls_of` reads them
+        del named[name]
     return named | {
         "num_inference_steps": request.steps,
         "guidance_interval": read_interval(request.guidance_interval or "0,1"),

@@ -814,3 +814,50 @@ def test_errors_reach_the_shell(tmp_path):
     )
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("trip: error: ") and result.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------------- controls
+
+
+def test_controls_are_made_recorded_and_made_again(run, picture, tmp_path):
+    out, mask, other = tmp_path / "clip.webp", tmp_path / "mask.png", tmp_path / "b.png"
+    Image.new("L", (24, 16), 255).save(mask)
+    Image.new("RGB", (30, 20), "red").save(other)
+    flags = ["--keyframe", f"2={other}", "--mask", mask, "--drag", "0.2,0.5:0.6,0.5", "--camera", "zoom 1.2"]
+    assert run("animate", picture, "--prompt", "pan", "--output", out, *flags)[0] == 0
+    before = out.read_bytes()
+    record = read_metadata(out)
+    assert record["keyframe"] == [f"2={other}"] and record["drag"] == ["0.2,0.5:0.6,0.5"]
+    sidecar_path(out).rename(tmp_path / "away.json")
+    assert read_metadata(out)["keyframe"] == ["2=b.png"] and read_metadata(out)["mask"] == "mask.png"
+    out.unlink()
+    assert main(shlex.split(animate_command(record))[1:]) == 0
+    assert out.read_bytes() == before
+    loop = tmp_path / "loop.webp"
+    assert run("animate", picture, "--prompt", "pan", "--output", loop, "--loop")[0] == 0
+    assert "--loop" in shlex.split(animate_command(read_metadata(loop)))
+
+
+def test_a_clip_goes_on_from_its_last_frames(run, picture, tmp_path):
+    first, second = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    assert run("animate", picture, "--prompt", "pan", "--output", first)[0] == 0
+    assert run("animate", first, "--prompt", "pan", "--output", second, "--observe", 2)[0] == 0
+    before, after = read_video(first).frames, read_video(second).frames
+    assert after.shape == before.shape
+
+
+CONTROL_CASES = {
+    "no such picture": (["--last-image", "none.png"], ["none.png", "does not exist"]),
+    "two for one frame": (["--keyframe", "2=a.png", "--keyframe", "2=b.png"], ["--keyframe", "two pictures"]),
+    "no frame": (["--keyframe", "a.png"], ["--keyframe", "FRAME=FILE"]),
+    "no drag": (["--drag", "left"], ["drag (='left')"]),
+    "no path": (["--camera", "fly"], ["camera (='fly')"]),
+    "a picture is not observed": (["--observe", "2"], ["observe (=2)", "is a picture"]),
+    "loop with a path": (["--loop", "--camera", "zoom 2"], ["loop"]),
+}
+
+
+@pytest.mark.parametrize("case", CONTROL_CASES)
+def test_bad_control(fails, picture, tmp_path, case):
+    flags, words = CONTROL_CASES[case]
+    fails(*words, argv=("animate", picture, "--prompt", "pan", "--output", tmp_path / "out" / "clip.mp4", *flags))

@@ -18,6 +18,7 @@ from trip.data.text import printable
 from trip.data.video import check_output
 from trip.loading import check_part_files
 from trip.model_folder import find_model
+from trip.request import pictures
 
 SHOWN_FAULTS = 10
 """Faults of a list that are said one by one."""
@@ -31,7 +32,8 @@ def animate(options: Animate) -> int:
     """
     jobs, faults = collect_jobs(options)
     if not is_batch(options):
-        load_image(options.image)
+        for path in pictures(jobs[0].request):
+            load_image(path)
     count, jobs = len(jobs) + len(faults), unfinished(jobs, options)
     if jobs:
         find_model(options.model)
@@ -69,7 +71,9 @@ def make(jobs: list[Job], options: Animate) -> int:
     """Load the model, make clip by clip; returns how many of a batch failed."""
     with progress(options, f"loading {options.model}", total=1) as bar:
         with quick_imports():
-            from trip.studio import Studio
+            from trip.studio import Studio, controls_of
+        if not is_batch(options):
+            controls_of(jobs[0].request)
         if not options.debug:
             quiet_models()
         studio = Studio.open(options)

@@ -48,7 +48,7 @@ PILLOW_SUFFIXES = (".gif", ".webp", ".png")
 Metadata = Mapping[str, Any]
 """A record: settings by the names of `trip animate`'s flags, and anything else that JSON can hold."""
 
-PATHS = ("image", "output", "model", "fusion", "lora")
+PATHS = ("image", "last_image", "keyframe", "mask", "output", "model", "fusion", "lora")
 """What a record says of its maker's disk."""
 
 # -------------------------------------------------------------------------------------------------- records
@@ -91,7 +91,9 @@ def names_only(metadata: Metadata) -> dict[str, Any]:
 
 
 def _name(path: str, hub: bool) -> str:
-    """The last part of a path of any system, with its trailing slash."""
+    """The last part of a path of any system, with its trailing slash, and with the FRAME= before it."""
+    if frame := re.match(r"\d+=", path):
+        return frame[0] + _name(path[frame.end() :], hub)
     if hub and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
         return path
     whole = path.rstrip("/\\")
