@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch.testing import assert_close
 
-from tiny_models import trip_pipeline
+from tiny_models import trip_pipeline, unet_config
 from trip.controls import Controls, area_mask, seen_by
-from trip.noise_fusion import LinearNoiseFusion
+from trip.noise_fusion import LinearNoiseFusion, OptimalNoiseFusion
 from trip.pipeline import TripPipeline
+from trip.references import chunk_lengths
+from trip.residual_unet import ResidualUNet3D
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -140,3 +144,44 @@ def test_neither_image_nor_video_is_said(pipe: TripPipeline) -> None:
 
 def test_controls_without_anything_are_false() -> None:
     assert not Controls.of(4) and Controls.of(4, loop=True)
+
+
+# --------------------------------------------------------------------------------------------------- long clips
+
+
+@pytest.fixture(scope="module")
+def long() -> TripPipeline:
+    """A network and a fusion for at most eight frames."""
+    torch.manual_seed(0)
+    pipe = trip_pipeline()
+    pipe.unet = ResidualUNet3D(**unet_config() | {"max_num_frames": 9})
+    pipe.fusion = OptimalNoiseFusion(sigma=[0.0, *([0.3] * 7)])
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@given(num_frames=st.integers(1, 200), limit=st.integers(5, 40))
+def test_chunks_make_as_many_frames_as_are_asked_for(num_frames: int, limit: int) -> None:
+    lengths = chunk_lengths(num_frames, limit, 4)
+    assert sum(lengths) - 4 * (len(lengths) - 1) == num_frames
+    assert max(lengths) <= limit and (len(lengths) == 1 or min(lengths) > 4)
+
+
+def test_a_long_clip_begins_as_a_short_one_and_goes_on(long: TripPipeline) -> None:
+    short = run(long, num_frames=8, output_type="latent")
+    whole = run(long, num_frames=14, output_type="latent")
+    assert whole.shape[2] == 14 and torch.equal(whole[:, :, :8], short)
+    assert not torch.allclose(whole[:, :, 8:14], short[:, :, 1:7], atol=0.01)
+    assert run(long, num_frames=21).shape[1] == 21
+
+
+def test_a_callback_sees_every_step_of_every_chunk(long: TripPipeline) -> None:
+    seen = []
+    run(long, num_frames=12, callback_on_step_end=lambda pipe, step, t, tensors: seen.append(step) or {})
+    assert seen == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("options", [{"loop": True}, {"reference_latents": torch.zeros(1, 4, 1, 8, 8)}])
+def test_what_a_long_clip_cannot_have_is_one_line(long: TripPipeline, options: dict) -> None:
+    with pytest.raises(ValueError, match=r"^num_frames \(=9\) exceeds the model's 8, and a clip in chunks takes no "):
+        run(long, num_frames=9, **options)

@@ -77,6 +77,7 @@ from trip.motion.camera import CameraPath
 from trip.motion.drags import Drag
 from trip.noise_fusion import NoiseFusion, TrainingFreeNoiseFusion
 from trip.noise_prior import Clip
+from trip.references import chained, chunk_lengths
 from trip.schedule import for_latents, prediction_type, rehearse, warn_of_another_process
 from trip.switches import Switches
 from trip.text import check_text, count_tokens, encode_text, is_sentence_encoder, load_sentence_encoder, unread
@@ -85,6 +86,8 @@ logger = logging.get_logger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MOST_STEPS = 10_000
+OVERLAP = 4
+"""Frames that a chunk of a long clip has from the one before."""
 SETTINGS: Mapping[str, Any] = {
     "zero_text_padding": False,
     "max_text_length": None,
@@ -295,6 +298,22 @@ class TripPipeline(Switches, DiffusionPipeline):
         return min((limit for limit in limits if limit), default=None)
 
     @property
+    def still_only(self) -> bool:
+        """Whether the network was trained with the picture alone, so that all else is said beside its estimate."""
+        return not isinstance(self.fusion, TrainingFreeNoiseFusion)
+
+    def chunk_lengths(self, num_frames: int) -> list[int]:
+        """Frames of the chunks that a clip is made in, of which each begins with the last ones before it."""
+        return chunk_lengths(num_frames, self.max_num_frames, 1 if self.still_only else OVERLAP)
+
+    @property
+    def chains(self) -> bool:
+        """Whether longer clips are made in chunks: a table that was measured on shorter ones does not say how far."""
+        limit, table = self.max_num_frames or 0, self.fusion.num_frames
+        short = isinstance(self.fusion, TrainingFreeNoiseFusion) and limit == table
+        return limit >= 2 * OVERLAP and "sigma" in self.fusion.config and not short
+
+    @property
     def max_text_tokens(self) -> int:
         """Tokens a prompt is padded to, and may have at most."""
         assert self.tokenizer is not None and self.text_encoder is not None  # check_prompts
@@ -354,7 +373,7 @@ class TripPipeline(Switches, DiffusionPipeline):
             if value < 1 or value % multiple:
                 nearest = max(round(value / multiple), 1) * multiple
                 raise ValueError(f"{name} (={value}) is not a positive multiple of {multiple}; use {nearest}")
-        if limit is not None and num_frames > limit:
+        if limit is not None and num_frames > limit and not self.chains:
             measured = isinstance(self.fusion, TrainingFreeNoiseFusion) and limit == self.fusion.num_frames
             whose, remedy = ("fusion's", ", or calibrate it on longer ones") if measured else ("model's", "")
             raise ValueError(f"num_frames (={num_frames}) exceeds the {whose} {limit}; shorten the clip{remedy}")
@@ -397,6 +416,24 @@ class TripPipeline(Switches, DiffusionPipeline):
             raise ValueError(f"drags and masks belong to one picture, and {len(batch.images)} are given; call for each")
         if controls.mask is not None:
             check_mask(controls.mask, batch.images[0])
+
+    def check_chunks(
+        self, num_frames: int, guidance: Guidance, controls: Controls, latents: Any, reference_latents: Any
+    ) -> None:
+        """A clip beyond the model's limit is made in chunks, of which each goes on from the one before."""
+        limit = self.max_num_frames
+        if limit is None or num_frames <= limit:
+            return
+        given = {
+            "controls": controls,
+            "latents": latents is not None,
+            "reference_latents": reference_latents is not None,
+        }
+        if names := [name for name, value in given.items() if value]:
+            raise ValueError(
+                f"num_frames (={num_frames}) exceeds the model's {limit}, and a clip in chunks takes no {names[0]}; "
+                "shorten it, or leave them out"
+            )
 
     def check_callback(self, callback: Any, names: Any) -> list[str]:
         """The tensors that a callback is given; one of diffusers' callback objects says itself."""
@@ -608,7 +645,8 @@ class TripPipeline(Switches, DiffusionPipeline):
                 list; one for all prompts or one each. Floats are in [0, 1], or all of them in [-1, 1].
             prompt: what happens; one for all images or one each. None with `prompt_embeds`.
             negative_prompt: what guidance leads away from; None is the empty text.
-            num_frames: by default the model's longest clip, or 16.
+            num_frames: by default the model's longest clip, or 16. Longer ones are made in chunks that go on from
+                each other.
             height, width: of the clip in pixels, multiples of the VAE's factor; images are resized to cover
                 it and cut centrally. By default the model's own, or the image's if the model records none.
             num_inference_steps: of the scheduler.
@@ -684,6 +722,7 @@ class TripPipeline(Switches, DiffusionPipeline):
             drags=drags,
         )
         self.check_controls(controls, batch, reference_latents)
+        self.check_chunks(num_frames, guidance, controls, latents, reference_latents)
         schedule = own_schedule(timesteps, sigmas)
         scheduler = copy.deepcopy(for_latents(self._scheduler))
         num_timesteps = rehearse(scheduler, steps, codec_of(self.vae).channels, schedule, eta)
@@ -703,20 +742,19 @@ class TripPipeline(Switches, DiffusionPipeline):
             reference = image_latents if reference_latents is None else reference_latents.float()
             image_latents, reference = (one_per_clip(z, clips, device) for z in (image_latents, reference))
             shape = (clips, image_latents.shape[1], num_frames, *image_latents.shape[3:])
-            latents = self.prepare_latents(shape, generator, device, latents)
 
             # sample
+            lengths = self.chunk_lengths(num_frames)
             text = {"text": embeds, "null_text": null_embeds}
             if controls:
-                condition = self._controlled(controls, batch, (num_frames, height, width), clips, text)
+                condition = self._controlled(controls, batch, (lengths[0], height, width), clips, text)
             else:
-                pinned = first_frame(num_frames, device) if exact_first_frame else None
+                pinned = first_frame(lengths[0], device) if exact_first_frame else None
                 condition = Condition(reference=reference, pinned=pinned, image=image_latents, **text)
-            made = sampler.sample(
+            sample = partial(
+                sampler.sample,
                 self.denoiser,
                 scheduler,
-                latents,
-                condition,
                 steps=steps,
                 guidance=guidance,
                 motion_strength=motion_strength,
@@ -726,8 +764,19 @@ class TripPipeline(Switches, DiffusionPipeline):
                 revised="denoised_latents" in names,
             )
             null_text = partial(self._null_text, batch, embeds, clip_skip)
-            latents = self._follow(made, call, callback_on_step_end, names, null_text)
-            require_finite(latents, "the sampled latents")
+            follow = partial(self._follow, call=call, callback=callback_on_step_end, names=names, null_text=null_text)
+            chunks: list[Clip] = []
+            for length in lengths:
+                if chunks:
+                    condition = self._continued(chunks[-1], image_latents, length, text)
+                    latents = None
+                noise = self.prepare_latents((*shape[:2], length, *shape[3:]), generator, device, latents)
+                chunks.append(follow(sample(noise, condition)))
+                require_finite(chunks[-1], "the sampled latents")
+                if call.interrupt:
+                    break
+            overlap = (sum(lengths) - num_frames) // max(len(lengths) - 1, 1)
+            latents = torch.cat([chunks[0], *(chunk[:, :, overlap:] for chunk in chunks[1:])], dim=2)
 
             # decode
             frames = latents if output_type == "latent" else self.decode_latents(latents, decode_chunk_size)
@@ -735,6 +784,17 @@ class TripPipeline(Switches, DiffusionPipeline):
             frames = self.video_processor.postprocess_video(frames, output_type=output_type)
         self.maybe_free_model_hooks()
         return TripPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _continued(self, before: Clip, image: Tensor, length: int, text: dict) -> Condition:
+        """What a chunk of a long clip is conditioned on.
+
+        A network that was trained with a still alone is given one, the last latent: shown several frames beside the
+        first still, trip-mini moves no further. Any other one is given the last frames, and still the first picture.
+        """
+        if self.still_only:
+            last = before[:, :, -1:]
+            return Condition(reference=last, image=last, pinned=first_frame(length, last.device), **text)
+        return chained(before[:, :, -OVERLAP:], image, length, self.fusion.table("sigma", image.device), **text)
 
     def _controlled(
         self, controls: Controls, batch: Batch, size: tuple[int, int, int], clips: int, text: dict
@@ -746,7 +806,7 @@ class TripPipeline(Switches, DiffusionPipeline):
             lambda frames: codec_of(self.vae).encode(frames.to(self._execution_device)),
             clips,
             self.fusion.table("sigma", self._execution_device),
-            still_only=not isinstance(self.fusion, TrainingFreeNoiseFusion),
+            still_only=self.still_only,
             **text,
         )
 

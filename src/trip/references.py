@@ -159,6 +159,20 @@ def chained(
     return replace(condition, reference=both.mean, spread=both.spread)
 
 
+def chunk_lengths(num_frames: int, limit: int | None, overlap: int) -> list[int]:
+    """Frames of the chunks that make a long clip; each begins with the last `overlap` frames of the one before.
+
+    Raises:
+        ValueError: the limit is not above the overlap.
+    """
+    if limit is None or num_frames <= limit:
+        return [num_frames]
+    if limit <= overlap:
+        raise ValueError(f"limit (={limit}) must be above the overlap (={overlap}) for a clip in chunks; lower one")
+    whole, rest = divmod(num_frames - limit, limit - overlap)
+    return [limit] * (1 + whole) + [overlap + rest] * (rest > 0)
+
+
 def warped(reference: Clip, spread: Spread, image: Still, **others: Any) -> Condition:
     """Motion given by hand or read off a clip: every frame refers to the still moved along it.
 

@@ -86,7 +86,7 @@ class ClipRequest(Checked):
     negative_prompt: Annotated[str, arg(metavar="TEXT")] = ""
     """What should not happen."""
     num_frames: Annotated[Integer, within(1)] = None
-    """Frames of the clip (default: the model's longest)."""
+    """Frames of the clip (default: the model's longest); longer ones are made in parts."""
     preset: PresetName = "quality"
     steps: Annotated[Integer, within(1)] = None
     """Denoising steps (default: the preset's; 50 for quality)."""

@@ -202,6 +202,8 @@ class Studio:
     def _sample(self, request: ClipRequest, controls: dict[str, Any], on_event: OnEvent) -> np.ndarray:
         """Frames uint8 f H W 3. The noise is drawn on the CPU: the same on every device."""
         assert request.width is not None and request.height is not None and request.seed is not None  # resolve
+        chunks = len(self.pipeline.chunk_lengths(request.num_frames or 1))
+        done = itertools.count(1)
 
         def on_step(pipeline: TripPipeline, step: int, timestep: Any, tensors: dict) -> dict:
             if not tensors["latents"].isfinite().all():
@@ -209,7 +211,7 @@ class Studio:
                     f"the latents became NaN or infinite at step {step + 1}; use --dtype float32, a lower "
                     "--guidance-scale, or check the model's weights"
                 )
-            on_event(Progress("sampling", step + 1, pipeline.num_timesteps))
+            on_event(Progress("sampling", next(done), pipeline.num_timesteps * chunks))
             return {}
 
         output: Any = self._pipeline(request)(
