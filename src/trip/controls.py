@@ -257,4 +257,5 @@ def seen_by(still: Still, height: int, width: int) -> Still:
     top, left = (rows - part[0]) // 2, (columns - part[1]) // 2
     if isinstance(still, Image.Image):
         return still.crop((left, top, left + part[1], top + part[0]))
+    assert isinstance(still, Tensor)
     return still[:, top : top + part[0], left : left + part[1]]

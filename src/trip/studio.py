@@ -8,6 +8,7 @@ Clips may be made from several threads at once: a call shares no state with anot
 """
 
 import inspect
+import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterator
