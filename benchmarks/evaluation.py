@@ -34,7 +34,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.command import command
-from trip.data.video import read_video, write_video
+from trip.data.video.reading import read_video
+from trip.data.video.writing import write_video
 from trip.evaluation.frechet import frechet_of_samples
 from trip.evaluation.metric import mean_result
 from trip.evaluation.metrics.consistency import frame_consistency, motion_warning

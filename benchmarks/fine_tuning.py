@@ -39,10 +39,10 @@ from benchmarks.motion import PipelineClips, circumstances, first_frame, model_i
 from benchmarks.pages import write_json
 from trip.apps.options import DType
 from trip.condition import still
-from trip.data.clip_sources import ExampleClips, RenderedClip
-from trip.data.datasets import read_examples
-from trip.data.decoding import Decoding
-from trip.data.synthetic import SceneBank
+from trip.data.sets.datasets import read_examples
+from trip.data.sets.decoding import Decoding
+from trip.data.sources import ExampleClips, RenderedClip
+from trip.data.synthetic.bank import SceneBank
 from trip.evaluation.metric import mean_result
 from trip.evaluation.motion import Frames, clip_motion
 from trip.evaluation.pictures import psnr

@@ -61,7 +61,7 @@ from tyro.conf import arg
 
 from benchmarks.command import command
 from benchmarks.pages import write_json
-from trip.data.synthetic import Cutout, Photo, make_cutout, make_photo
+from trip.data.synthetic.bank import Cutout, Photo, make_cutout, make_photo
 from trip.evaluation.intervals import Rate
 from trip.evaluation.motion import SMALLEST_MOVE, CameraMotion, Frames, camera_motion, dense_flows
 from trip.evaluation.pictures import psnr

@@ -24,8 +24,8 @@ from torch import Tensor
 from benchmarks.command import command
 from benchmarks.motion import heldout_set
 from benchmarks.pages import write_json
-from trip.data import synthetic
-from trip.data.captions import CAMERA_KINDS, OBJECT_KINDS
+from trip.data.synthetic import scenes as synthetic
+from trip.data.synthetic.captions import CAMERA_KINDS, OBJECT_KINDS
 from trip.models import bundled_model_path
 from trip.motion.estimation import estimate_motion
 from trip.motion.fields import Field, from_matrices

@@ -40,7 +40,7 @@ from benchmarks.command import command
 from benchmarks.motion import circumstances, heldout_set, model_identity
 from benchmarks.pages import fill_page, write_json
 from benchmarks.preset_variants import variants
-from trip.data.synthetic import Photo, SceneBank
+from trip.data.synthetic.bank import Photo, SceneBank
 from trip.evaluation.features.base import FrameFeatures
 from trip.evaluation.features.efficientnet import efficientnet_features
 from trip.evaluation.features.i3d import i3d_features

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from trip.ablation.scores import TIMESTEPS, fixed_noise, snr_at
-from trip.data.clip_sources import ExampleClips
-from trip.data.datasets import read_examples
-from trip.data.decoding import Decoding
-from trip.data.examples import Example
-from trip.data.latents import LatentClips, batched
+from trip.data.cache.latents import LatentClips, batched
+from trip.data.sets.datasets import read_examples
+from trip.data.sets.decoding import Decoding
+from trip.data.sets.examples import Example
+from trip.data.sources import ExampleClips
 from trip.noise_fusion import LinearNoiseFusion
 from trip.noise_prior import epsilon_prior, optimal_target, per_frame, prediction_from_sample
 from trip.schedule import noise_levels

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from trip.ablation.scores import TIMESTEPS, HeldOut, fixed_noise, follows, snr_at
 from trip.condition import still
-from trip.data.captions import CAMERA_KINDS, draw_caption
-from trip.data.synthetic import Photo
+from trip.data.synthetic.bank import Photo
+from trip.data.synthetic.captions import CAMERA_KINDS, draw_caption
 from trip.evaluation.intervals import bootstrap_interval
 from trip.evaluation.pictures import psnr
 from trip.noise_fusion import OptimalNoiseFusion, TemporalNoiseFusion

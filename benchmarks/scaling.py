@@ -30,8 +30,8 @@ from benchmarks.command import command
 from benchmarks.meta_step import measure_inference, measure_step
 from benchmarks.pages import fill_page, markdown, write_json
 from trip.condition import still
-from trip.data.decoding import Decoding, decode_clip
-from trip.data.video import write_video
+from trip.data.sets.decoding import Decoding, decode_clip
+from trip.data.video.writing import write_video
 from trip.denoiser import TripDenoiser
 from trip.residual_unet import ResidualUNet3D
 from trip.training.config import TrainingConfig

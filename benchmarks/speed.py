@@ -48,7 +48,7 @@ from benchmarks.measuring import (
 from benchmarks.motion import circumstances
 from benchmarks.pages import write_json
 from trip.condition import Condition, first_frame
-from trip.data.video import write_video
+from trip.data.video.writing import write_video
 from trip.denoiser import TripDenoiser
 from trip.guidance import Guidance
 from trip.models import bundled_model_path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trip.data.captions import KINDS, OBJECT_KINDS, draw_caption
+from trip.data.synthetic.captions import KINDS, OBJECT_KINDS, draw_caption
 from trip.wordings import save_wordings
 
 FAR = 0.45

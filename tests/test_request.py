@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import trip.request
 from trip.apps.options import Animate
-from trip.data.video import FPS_RANGE
+from trip.data.video.frames import FPS_RANGE
 from trip.fields import annotations
 from trip.pipeline import TripPipeline
 from trip.request import ClipRequest, ModelRequest, animate_command, foreign_flags, json_schema, record_of

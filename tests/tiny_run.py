@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from trip.data.latents import open_cache, write_shard
+from trip.data.cache.latents import open_cache, write_shard
 from trip.training.config import TrainingConfig
 
 UNET = {

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from lab.motion.fidelity import OBJECT_MOVES, Image, Pair
-from trip.data.captions import draw_caption
-from trip.data.synthetic import OBJECT_AMOUNTS, Cutout, Photo, SceneBank, composite, draw_clip
+from trip.data.synthetic.bank import Cutout, Photo, SceneBank
+from trip.data.synthetic.captions import draw_caption
+from trip.data.synthetic.scenes import OBJECT_AMOUNTS, composite, draw_clip
 from trip.evaluation.motion import CAMERA_MOVES
 
 SPEED_CYCLE = ("normal", "slow", "normal", "fast")

@@ -22,8 +22,9 @@ from PIL import Image
 
 from trip.adapters import read_adapters
 from trip.data.images import fit_image, load_image, output_size
-from trip.data.metadata import names_only
-from trip.data.video import read_video, write_video
+from trip.data.video.metadata import names_only
+from trip.data.video.reading import read_video
+from trip.data.video.writing import write_video
 from trip.model_folder import find_model
 from trip.motion.camera import parse_camera
 from trip.motion.drags import parse_drag
@@ -80,7 +81,7 @@ class MadeClip:
     def save(
         self, path: str | os.PathLike[str], *, recorded: bool = True, on_event: OnEvent = lambda event: None
     ) -> None:
-        """Write it, as `trip.data.video.write_video`, with its record unless that is not wanted."""
+        """Write it, as `trip.data.video.writing.write_video`, with its record unless that is not wanted."""
         record = {**self.record, "output": os.fspath(path)} if recorded else None
         comment = None if record is None else animate_command(names_only(record))
         write_video(path, self._told(on_event), self.request.fps, record, comment=comment)

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from trip.ablation import variants
 from trip.ablation.study import Study
 from trip.ablation.variants import base_config
-from trip.data.latents import open_cache, write_shard
+from trip.data.cache.latents import open_cache, write_shard
 
 TINY = {"sample_size": 4, "in_channels": 4, "out_channels": 4, "block_out_channels": [8, 16], "norm_num_groups": 4}
 TINY |= {"attention_head_dim": 8, "transformer_in_heads": 1, "max_num_frames": 5}

@@ -31,7 +31,7 @@ from trip.ablation.study import (
 from trip.ablation.table import tabulate
 from trip.ablation.variants import VARIANTS, variant_config
 from trip.apps.cli import main
-from trip.data.latents import open_cache, write_shard
+from trip.data.cache.latents import open_cache, write_shard
 from trip.noise_prior import optimal_lambda
 from trip.schedule import noise_levels
 

@@ -22,8 +22,9 @@ from permissions import unprivileged
 from trip.apps.cli import main
 from trip.apps.jobs import collect_jobs
 from trip.apps.options import Animate
-from trip.data.metadata import encode_metadata, read_metadata, sidecar_path
-from trip.data.video import read_video, write_video
+from trip.data.video.metadata import encode_metadata, read_metadata, sidecar_path
+from trip.data.video.reading import read_video
+from trip.data.video.writing import write_video
 from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SCHEDULERS, SamplingPreset
 from trip.request import animate_command

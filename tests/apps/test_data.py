@@ -7,7 +7,7 @@ import pytest
 
 from trip.apps.data import data
 from trip.apps.data_options import DataCheck, DataShard, DataSynth
-from trip.data.datasets import read_examples
+from trip.data.sets.datasets import read_examples
 
 SMALL = {"num_frames": 8, "width": 32, "height": 32, "workers": 0, "quiet": True}
 

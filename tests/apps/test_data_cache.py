@@ -16,8 +16,8 @@ from trip.apps.cache import cache
 from trip.apps.cache_options import DataCache
 from trip.apps.data import data
 from trip.apps.data_options import DataSynth
-from trip.data.datasets import read_examples
-from trip.data.latents import LatentClips
+from trip.data.cache.latents import LatentClips
+from trip.data.sets.datasets import read_examples
 from trip.pipeline import TripPipeline
 
 

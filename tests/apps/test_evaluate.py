@@ -13,7 +13,7 @@ from trip.apps.cli import main
 from trip.apps.evaluate import evaluate
 from trip.apps.evaluate_options import Evaluate, Weights
 from trip.apps.weights import weights
-from trip.data.video import write_video
+from trip.data.video.writing import write_video
 from trip.evaluation import networks
 from trip.evaluation import report as report_module
 from trip.evaluation.clips import frame_count

@@ -14,7 +14,8 @@ from PIL import Image
 
 from trip.apps import evaluate_model as generation
 from trip.apps.cli import main
-from trip.data.video import read_video, write_video
+from trip.data.video.reading import read_video
+from trip.data.video.writing import write_video
 from trip.evaluation.vbench import INFO
 
 THREADS = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}

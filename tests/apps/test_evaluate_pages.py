@@ -11,7 +11,7 @@ import pytest
 
 from trip.apps.cli import main, parse
 from trip.apps.evaluate_page import arguments_of, provenance
-from trip.data.video import write_video
+from trip.data.video.writing import write_video
 
 
 @pytest.fixture

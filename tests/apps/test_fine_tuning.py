@@ -16,8 +16,8 @@ from benchmarks import fine_tuning
 from trip.apps.cache import cache
 from trip.apps.cache_options import DataCache
 from trip.apps.cli import main, parse
-from trip.data.latents import LatentClips
-from trip.data.video import write_video
+from trip.data.cache.latents import LatentClips
+from trip.data.video.writing import write_video
 from trip.noise_fusion import TemporalNoiseFusion
 from trip.pipeline import TripPipeline
 from trip.residual_unet import ResidualUNet3D

@@ -22,9 +22,9 @@ from benchmarks import questions, questions_model, questions_page
 from tiny_models import scheduler, tiny_text, tiny_vae, unet_config
 from trip.ablation import scores
 from trip.ablation.scores import HeldOut, sample_errors
-from trip.data.examples import Example
-from trip.data.latents import open_cache, write_shard
-from trip.data.synthetic import make_photo
+from trip.data.cache.latents import open_cache, write_shard
+from trip.data.sets.examples import Example
+from trip.data.synthetic.bank import make_photo
 from trip.noise_fusion import Attention, OptimalNoiseFusion, TemporalNoiseFusion
 from trip.pipeline import TripPipeline
 from trip.residual_unet import ResidualUNet3D

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trip.data.captions import (
+from trip.data.synthetic.captions import (
     ADVERBS,
     CAMERA_KINDS,
     KINDS,

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from permissions import unprivileged
-from trip.data import check as module
-from trip.data.check import check_examples
-from trip.data.datasets import read_examples
-from trip.data.decoding import FAULTS, Decoding
-from trip.data.examples import Example
-from trip.data.shards import write_shards
+from trip.data.sets import check as module
+from trip.data.sets.check import check_examples
+from trip.data.sets.datasets import read_examples
+from trip.data.sets.decoding import FAULTS, Decoding
+from trip.data.sets.examples import Example
+from trip.data.sets.shards import write_shards
 from trip.data.workers import Lost
 
 DECODING = Decoding(num_frames=4, fps=8, size=(16, 16))

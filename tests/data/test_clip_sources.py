@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from trip.data.captions import OPPOSITE, draw_caption
-from trip.data.clip_sources import ExampleClips, SyntheticClips
-from trip.data.decoding import ClipFault, Decoding
-from trip.data.examples import Example
-from trip.data.procedural import procedural_bank
-from trip.data.synthetic import SyntheticMotion
-from trip.data.video import write_video
+from trip.data.sets.decoding import ClipFault, Decoding
+from trip.data.sets.examples import Example
+from trip.data.sources import ExampleClips, SyntheticClips
+from trip.data.synthetic.captions import OPPOSITE, draw_caption
+from trip.data.synthetic.procedural import procedural_bank
+from trip.data.synthetic.scenes import SyntheticMotion
+from trip.data.video.writing import write_video
 
 DECODING = Decoding(num_frames=4, fps=8.0, size=(32, 32))
 

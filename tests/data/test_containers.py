@@ -18,10 +18,10 @@ from PIL import Image
 
 import made_clips
 from trip.apps.data_options import DataCheck
-from trip.data.containers import MAX_PIXELS, Fault, open_video, read_tags
-from trip.data.decoding import ClipFault, Decoding, decode_clip, inspect_clip
-from trip.data.metadata import find_metadata
-from trip.data.video import MAX_FRAMES, read_video
+from trip.data.sets.decoding import ClipFault, Decoding, decode_clip, inspect_clip
+from trip.data.video.containers import MAX_PIXELS, Fault, open_video, read_tags
+from trip.data.video.metadata import find_metadata
+from trip.data.video.reading import MAX_FRAMES, read_video
 
 DECODING = Decoding(num_frames=2, fps=None, size=(16, 16), timeout=20)
 
@@ -207,9 +207,9 @@ import resource, sys, time
 from functools import partial
 from pathlib import Path
 import numpy as np
-from trip.data.decoding import Decoding, decode_clip
+from trip.data.sets.decoding import Decoding, decode_clip
 from trip.data.images import load_image
-from trip.data.video import read_video
+from trip.data.video.reading import read_video
 how, rng = Decoding(num_frames=2, fps=None, size=(16, 16), timeout=9), np.random.default_rng(0)
 start = time.monotonic()
 for name in sys.argv[1:]:

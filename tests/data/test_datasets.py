@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trip.data.datasets import class_caption, read_examples, stream_examples, write_manifest
-from trip.data.examples import Example, TarMember, Unusable
+from trip.data.sets.datasets import class_caption, read_examples, stream_examples, write_manifest
+from trip.data.sets.examples import Example, TarMember, Unusable
 
 
 def touch(folder: Path, *names: str) -> None:

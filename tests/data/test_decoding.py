@@ -11,12 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import trip.data.containers as containers
+import trip.data.video.containers as containers
 from permissions import unprivileged
-from trip.data.decoding import FAULTS, ClipFault, Decoding, decode_clip, decode_example, inspect_clip, may_flip, nearest
-from trip.data.examples import Example
 from trip.data.images import fit_image
-from trip.data.video import read_video
+from trip.data.sets.decoding import (
+    FAULTS,
+    ClipFault,
+    Decoding,
+    decode_clip,
+    decode_example,
+    inspect_clip,
+    may_flip,
+    nearest,
+)
+from trip.data.sets.examples import Example
+from trip.data.video.reading import read_video
 
 SMALL = (16, 16)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trip.data.decoding import ClipFault, Decoding, decode_clip
-from trip.data.frames import tone_mapped
-from trip.data.video import read_video
+from trip.data.sets.decoding import ClipFault, Decoding, decode_clip
+from trip.data.video.frames import tone_mapped
+from trip.data.video.reading import read_video
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 PALETTE = np.array([RED, GREEN, BLUE, WHITE, (0, 0, 0), (128, 128, 128), (200, 120, 40), (30, 90, 160)])

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 import trip.data.images as images
 from trip.data.images import MAX_PIXELS, SHARES, fit_image, load_image, output_size, to_rgb
-from trip.data.metadata import find_metadata
+from trip.data.video.metadata import find_metadata
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -13,8 +13,16 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from trip.data import latents as module
-from trip.data.latents import LatentClips, batched, open_cache, shard_paths, shuffled, write_empty_text, write_shard
+from trip.data.cache import latents as module
+from trip.data.cache.latents import (
+    LatentClips,
+    batched,
+    open_cache,
+    shard_paths,
+    shuffled,
+    write_empty_text,
+    write_shard,
+)
 from trip.training.batches import CachedClips
 
 

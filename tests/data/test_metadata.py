@@ -9,14 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trip.data.metadata import (
-    MAX_BYTES,
-    decode_metadata,
-    encode_metadata,
-    read_metadata,
-    sidecar_path,
-)
-from trip.data.video import write_video
+from trip.data.video.metadata import MAX_BYTES, decode_metadata, encode_metadata, read_metadata, sidecar_path
+from trip.data.video.writing import write_video
 
 NAMES = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "frames/")
 HARD = 'a "cat"\'s\n\tünïcödé 😀 日本語 \\ $HOME `ls` %s <b>&amp;</b> = ; # \x00\x1f \u202e\u2028'

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from trip.data.captions import KINDS
-from trip.data.procedural import COLOURS, SHAPES, procedural_bank, shape_outline
-from trip.data.synthetic import SceneBank, SyntheticMotion, draw_clip
+from trip.data.synthetic.bank import SceneBank
+from trip.data.synthetic.captions import KINDS
+from trip.data.synthetic.procedural import COLOURS, SHAPES, procedural_bank, shape_outline
+from trip.data.synthetic.scenes import SyntheticMotion, draw_clip
 
 
 @pytest.fixture(scope="module")

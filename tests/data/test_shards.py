@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trip.data import shards as module
-from trip.data.datasets import read_examples, stream_examples
-from trip.data.examples import Example, TarMember, read_bytes
-from trip.data.shards import expand_braces, index_shards, is_shards, shard_key, write_shards
+from trip.data.sets import shards as module
+from trip.data.sets.datasets import read_examples, stream_examples
+from trip.data.sets.examples import Example, TarMember, read_bytes
+from trip.data.sets.shards import expand_braces, index_shards, is_shards, shard_key, write_shards
 from trip.files import lock_folder
 
 
@@ -89,8 +89,8 @@ def test_a_killed_run_leaves_nothing_behind_the_next_one(tmp_path):
     code = f"""
 import os
 from pathlib import Path
-from trip.data import shards
-from trip.data.examples import Example
+from trip.data.sets import shards
+from trip.data.sets.examples import Example
 add = shards._add_example
 shards._add_example = lambda tar, name, clip: os.kill(os.getpid(), 9) if name == "clip-4" else add(tar, name, clip)
 paths = [Path({str(tmp_path)!r}) / f"clip-{{i}}.MP4" for i in range(7)]

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trip.data import shards as module
-from trip.data.check import check_examples
-from trip.data.datasets import read_examples, stream_examples
-from trip.data.decoding import ClipFault, Decoding, decode_clip
-from trip.data.examples import Example, TarMember, Unusable
-from trip.data.shards import index_shards, write_shards
+from trip.data.sets import shards as module
+from trip.data.sets.check import check_examples
+from trip.data.sets.datasets import read_examples, stream_examples
+from trip.data.sets.decoding import ClipFault, Decoding, decode_clip
+from trip.data.sets.examples import Example, TarMember, Unusable
+from trip.data.sets.shards import index_shards, write_shards
 
 CAPTION = "镜头 é"
 DECODING = Decoding(num_frames=4, fps=8, size=(16, 16))

@@ -9,18 +9,16 @@ import cv2
 import numpy as np
 import pytest
 
-from trip.data.captions import CAMERA_KINDS, EFFECT_KINDS, KINDS, OPPOSITE
-from trip.data.synthetic import (
+from trip.data.synthetic.bank import SceneBank, make_cutout, make_photo
+from trip.data.synthetic.captions import CAMERA_KINDS, EFFECT_KINDS, KINDS, OPPOSITE
+from trip.data.synthetic.scenes import (
     AMOUNTS,
     OBJECT_AMOUNTS,
-    SceneBank,
     SyntheticMotion,
     camera_path,
     composite,
     draw_clip,
     draw_kind,
-    make_cutout,
-    make_photo,
     object_path,
 )
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 import tiny_models
-from trip.data.decoding import Decoding
-from trip.data.examples import Example
-from trip.data.procedural import procedural_bank
-from trip.data.synthetic import SyntheticMotion
-from trip.data.text_limit import TextLimit
+from trip.data.sets.decoding import Decoding
+from trip.data.sets.examples import Example
+from trip.data.sets.text_limit import TextLimit
+from trip.data.synthetic.procedural import procedural_bank
+from trip.data.synthetic.scenes import SyntheticMotion
 from trip.models import bundled_model_path
 from trip.training.batches import DrawnClips, FileClips
 from trip.training.run import about_captions

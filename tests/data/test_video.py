@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-import trip.data.video as video
+import trip.data.video.writing as video
 from permissions import unprivileged
 from trip.data.images import load_image
-from trip.data.metadata import sidecar_path
-from trip.data.video import check_output, read_video, write_video
+from trip.data.video.metadata import sidecar_path
+from trip.data.video.reading import read_video
+from trip.data.video.writing import check_output, write_video
 from trip.files import sweep
 
 FILES = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp")
@@ -334,7 +335,7 @@ def test_a_senseless_rate_in_a_picture_is_no_rate(tmp_path, fps):
 def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
     """What it left is swept by the next, and a link in the place of the clip is replaced, not followed."""
     code = (
-        "import os, signal, sys, numpy as np; from trip.data.video import write_video\n"
+        "import os, signal, sys, numpy as np; from trip.data.video.writing import write_video\n"
         "def frames():\n"
         "    yield np.zeros((32, 32, 3), np.uint8)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

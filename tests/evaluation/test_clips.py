@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trip.data.video import write_video
+from trip.data.video.writing import write_video
 from trip.evaluation.clips import clip_files, stream_clips
 
 

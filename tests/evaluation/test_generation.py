@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trip.data.video import read_video, write_video
+from trip.data.video.reading import read_video
+from trip.data.video.writing import write_video
 from trip.evaluation.generation import (
     ReferenceStills,
     flat,

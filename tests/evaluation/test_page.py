@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from browser import complaints, emulate, open_browser, requests
-from trip.data.video import read_video, write_video
+from trip.data.video.reading import read_video
+from trip.data.video.writing import write_video
 from trip.evaluation import page as page_module
 from trip.evaluation.charts import Series, legend, line_chart, ticks
 from trip.evaluation.embedding import animation_uri, at_height, sheet, strip

@@ -16,7 +16,8 @@ from PIL import Image
 
 from browser import complaints, emulate, open_browser, requests
 from trip.apps.preference import described
-from trip.data.video import Video, write_video
+from trip.data.video.reading import Video
+from trip.data.video.writing import write_video
 from trip.evaluation.preference import QUESTIONS, resampled, write_preference
 from trip.evaluation.votes import count_rater, krippendorff_alpha, tally
 

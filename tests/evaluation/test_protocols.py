@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trip.data.decoding import ClipFault, Decoding, decode_clip
+from trip.data.sets.decoding import ClipFault, Decoding, decode_clip
 from trip.evaluation.protocols import PROTOCOLS, FixedStart, Protocol, list_jobs, start_of
 
 

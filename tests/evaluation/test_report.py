@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from trip.data.video import read_video, write_video
+from trip.data.video.reading import read_video
+from trip.data.video.writing import write_video
 from trip.evaluation import networks
 from trip.evaluation.features.base import FrameFeatures, VideoFeatures, squash
 from trip.evaluation.metric import METRICS, ClipMetric, register_metric

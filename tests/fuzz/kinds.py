@@ -80,7 +80,7 @@ def refused(thunk: Thunk) -> None:
 
 def make_seeds(folder: Path) -> None:
     """All good files, in folders named as their kinds."""
-    from trip.data.video import write_video
+    from trip.data.video.writing import write_video
 
     rng = np.random.default_rng(0)
     clip = rng.integers(0, 256, (6, 32, 48, 3), dtype=np.uint8)
@@ -180,7 +180,7 @@ def _votes(folder: Path) -> None:
 def _caches(folder: Path) -> None:
     import torch
 
-    from trip.data.latents import open_cache, write_empty_text, write_shard
+    from trip.data.cache.latents import open_cache, write_empty_text, write_shard
 
     cache = folder / "cache" / "good"
     open_cache(cache, {"size": 32})
@@ -246,8 +246,8 @@ def still(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
 @kind(2)
 def clip(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
     """Clips for `trip evaluate`, `trip calibrate` and `trip data check`."""
-    from trip.data.decoding import Decoding, inspect_clip
-    from trip.data.video import read_video
+    from trip.data.sets.decoding import Decoding, inspect_clip
+    from trip.data.video.reading import read_video
 
     others = sorted((seeds / "clip").iterdir())
     source = pick(rng, others)
@@ -260,9 +260,9 @@ def clip(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
 @kind(0.3)
 def playlist(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
     """Files that FFmpeg takes for lists of other files, and names that it takes for protocols."""
-    from trip.data.decoding import Decoding, inspect_clip
-    from trip.data.metadata import read_metadata
-    from trip.data.video import read_video
+    from trip.data.sets.decoding import Decoding, inspect_clip
+    from trip.data.video.metadata import read_metadata
+    from trip.data.video.reading import read_video
 
     secret = shutil.copy(seeds / "clip" / "a.mp4", folder / "secret.mp4")
     target = pick(
@@ -583,7 +583,7 @@ def part(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
 def cache(seeds: Path, folder: Path, rng: Rng, port: int) -> Iterator[Thunk]:
     """Latent caches for `trip train` and `trip ablate`."""
     from trip.ablation.scores import held_out_clips
-    from trip.data.latents import LatentClips, open_cache
+    from trip.data.cache.latents import LatentClips, open_cache
 
     place = spoilt_folder(seeds / "cache" / "good", folder / "cache", rng)
 

@@ -13,8 +13,8 @@ from lab.motion.fidelity import OBJECT_MOVES, ObjectMotion
 from lab.motion.pairs import camera_pairs, object_pairs, rendered_camera_pairs
 
 from moving_clips import FRAMES, SIZE, moved, texture
-from trip.data.captions import all_captions
-from trip.data.synthetic import make_cutout, make_photo
+from trip.data.synthetic.bank import make_cutout, make_photo
+from trip.data.synthetic.captions import all_captions
 from trip.evaluation.motion import CAMERA_MOVES, dense_flows
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trip.data.synthetic import _View, _view_matrix
+from trip.data.synthetic.scenes import _View, _view_matrix
 from trip.motion import fields
 from trip.motion.camera import EASES, CameraPath, parse_camera
 

@@ -9,8 +9,8 @@ import torch
 from benchmarks.motion_fields import Truth, camera_truth, object_truth
 
 from benchmarks import motion_fields
-from trip.data.procedural import procedural_bank
-from trip.data.synthetic import draw_clip
+from trip.data.synthetic.procedural import procedural_bank
+from trip.data.synthetic.scenes import draw_clip
 from trip.motion import fields
 from trip.motion.estimation import Estimate, estimate_motion
 

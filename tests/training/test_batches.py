@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from trip.data.decoding import ClipFault
-from trip.data.video import write_video
+from trip.data.sets.decoding import ClipFault
+from trip.data.video.writing import write_video
 from trip.training import batches
 from trip.training.batches import (
     CachedClips,

@@ -20,13 +20,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import tiny_models
 from trip import files
 from trip.apps.cli import main
-from trip.data.clip_sources import ExampleClips, RenderedClip, SyntheticClips
-from trip.data.decoding import ClipFault, Decoding
-from trip.data.examples import Example
-from trip.data.latents import LatentClips, shard_paths, write_shard
-from trip.data.procedural import procedural_bank
-from trip.data.synthetic import SyntheticMotion
-from trip.data.video import write_video
+from trip.data.cache.latents import LatentClips, shard_paths, write_shard
+from trip.data.sets.decoding import ClipFault, Decoding
+from trip.data.sets.examples import Example
+from trip.data.sources import ExampleClips, RenderedClip, SyntheticClips
+from trip.data.synthetic.procedural import procedural_bank
+from trip.data.synthetic.scenes import SyntheticMotion
+from trip.data.video.writing import write_video
 from trip.files import lock_folder
 from trip.text import encode_text
 from trip.training.batches import encode_pixels, open_source

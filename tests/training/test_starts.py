@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import tiny_models
 from trip.apps.cli import main
 from trip.condition import still
-from trip.data.latents import open_cache, write_shard
+from trip.data.cache.latents import open_cache, write_shard
 from trip.pipeline import TripPipeline
 from trip.training.batches import open_source
 from trip.training.config import TrainingConfig

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from trip.data.latents import open_cache, shard_paths, write_shard
+from trip.data.cache.latents import open_cache, shard_paths, write_shard
 from trip.training import presets, trainer
 from trip.training.batches import Batch, encode, open_source
 from trip.training.checkpoint import checkpoints

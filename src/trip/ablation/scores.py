@@ -19,8 +19,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from trip.condition import still
-from trip.data.captions import CAMERA_KINDS, draw_caption
-from trip.data.latents import LatentClips
+from trip.data.cache.latents import LatentClips
+from trip.data.synthetic.captions import CAMERA_KINDS, draw_caption
 from trip.data.text import printable
 from trip.evaluation.features.base import FeatureNetwork
 from trip.evaluation.metrics.consistency import PAIRINGS, frame_consistency

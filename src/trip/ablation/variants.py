@@ -24,7 +24,7 @@ training-free     `text-to-video` fused with the prior, calibrated        -
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trip.data.captions import CAMERA_KINDS, KINDS
+from trip.data.synthetic.captions import CAMERA_KINDS, KINDS
 from trip.training.config import TrainingConfig
 from trip.training.presets import MINI_UNET
 

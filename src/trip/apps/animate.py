@@ -15,7 +15,7 @@ from trip.apps.options import Animate
 from trip.apps.progress import progress
 from trip.data.images import load_image
 from trip.data.text import printable
-from trip.data.video import check_output
+from trip.data.video.writing import check_output
 from trip.loading import check_part_files
 from trip.model_folder import find_model
 from trip.request import pictures

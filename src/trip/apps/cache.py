@@ -10,10 +10,10 @@ from trip.apps.cache_options import DataCache
 from trip.apps.data import read
 from trip.apps.errors import quiet_models, say
 from trip.apps.progress import progress
-from trip.data.clip_sources import ClipSource, ExampleClips, SyntheticClips
-from trip.data.decoding import Decoding
-from trip.data.examples import Example
-from trip.data.text_limit import CaptionCounts, TextLimit
+from trip.data.sets.decoding import Decoding
+from trip.data.sets.examples import Example
+from trip.data.sets.text_limit import CaptionCounts, TextLimit
+from trip.data.sources import ClipSource, ExampleClips, SyntheticClips
 from trip.loading import load_autoencoder
 from trip.opening import choose_device, load_pipeline
 from trip.pipeline import TripPipeline

@@ -13,7 +13,7 @@ from trip.apps.progress import progress
 from trip.condition import still
 from trip.data.images import output_size
 from trip.data.text import printable, read_json
-from trip.data.video import read_video
+from trip.data.video.reading import read_video
 from trip.evaluation.clips import clip_files, frame_count, prompt_of
 from trip.files import atomic_path
 from trip.noise_fusion import TrainingFreeNoiseFusion

@@ -9,17 +9,17 @@ from tqdm import tqdm
 
 from trip.apps.data_options import DataCheck, DataShard, DataSynth, Reading
 from trip.apps.errors import say
-from trip.data.check import check_examples
-from trip.data.datasets import choose_layout, read_examples, shard_urls, write_manifest
-from trip.data.decoding import Decoding
-from trip.data.examples import Example, Unusable
 from trip.data.places import Root, schemes_of
-from trip.data.procedural import procedural_bank
-from trip.data.shards import index_shards, only_streams, unpacked, write_shards
-from trip.data.synthetic import SyntheticMotion
+from trip.data.sets.check import check_examples
+from trip.data.sets.datasets import choose_layout, read_examples, shard_urls, write_manifest
+from trip.data.sets.decoding import Decoding
+from trip.data.sets.examples import Example, Unusable
+from trip.data.sets.shards import index_shards, only_streams, unpacked, write_shards
+from trip.data.sets.text_limit import TextLimit
+from trip.data.synthetic.procedural import procedural_bank
+from trip.data.synthetic.scenes import SyntheticMotion
 from trip.data.text import printable
-from trip.data.text_limit import TextLimit
-from trip.data.video import write_video
+from trip.data.video.writing import write_video
 from trip.models import BUNDLED_MODEL, bundled_model_path
 
 EXIT_FAULTY = 1

@@ -22,7 +22,7 @@ from trip.apps.evaluate import names_in, prepare, publish, settings_of
 from trip.apps.evaluate_options import EvaluateModel, Generating, VBench
 from trip.apps.progress import progress
 from trip.data.images import fit_image, load_image
-from trip.data.video import Frames
+from trip.data.video.frames import Frames
 from trip.evaluation.clips import clip_files
 from trip.evaluation.generation import (
     GENERATED,

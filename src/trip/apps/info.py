@@ -5,8 +5,8 @@ from typing import Any
 
 from trip.apps.model_card import find_card, model_card
 from trip.apps.options import Info
-from trip.data.metadata import read_metadata, terminal_quote
 from trip.data.text import printable
+from trip.data.video.metadata import read_metadata, terminal_quote
 from trip.request import animate_command, foreign_flags
 
 LONGEST_VALUE = 1000

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from trip.data.containers import Fault, open_video
 from trip.data.text import read_text
-from trip.data.video import Video, read_video
+from trip.data.video.containers import Fault, open_video
+from trip.data.video.reading import Video, read_video
 from trip.evaluation.features.base import FeatureNetwork
 from trip.evaluation.motion import ClipMotion, clip_motion
 

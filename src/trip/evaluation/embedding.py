@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from trip.data.frames import Frame
-from trip.data.video import Frames, write_video
+from trip.data.video.frames import Frame, Frames
+from trip.data.video.writing import write_video
 
 WEBP_LARGEST = 16383
 """Pixels a side that WebP can hold."""

@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trip.data.decoding import ClipFault, decode_clip
-from trip.data.frames import Frame
+from trip.data.sets.decoding import ClipFault, decode_clip
 from trip.data.text import printable, read_json
-from trip.data.video import Frames, read_video, write_video
+from trip.data.video.frames import Frame, Frames
+from trip.data.video.reading import read_video
+from trip.data.video.writing import write_video
 from trip.evaluation.metric import GENERATED, REFERENCE
 from trip.evaluation.protocols import Job, Protocol, start_of
 from trip.evaluation.report import EvaluationSettings, Progress, Report, evaluate_folders
@@ -114,7 +115,7 @@ def generate_missing(
     """Generate the clips that are not there yet, in the order of the jobs.
 
     Args:
-        jobs: of this process. target: path of a job's clip, as `trip.data.video.write_video` takes it.
+        jobs: of this process. target: path of a job's clip, as `trip.data.video.writing.write_video` takes it.
         still: picture of a job. generate: makes a clip. fps: written to the clips.
         record: whether prompt and seed go into the clip. crf: of mp4. progress: called once a job.
 

@@ -15,7 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from trip.data.text import printable
-from trip.data.video import Frames, Video, read_video
+from trip.data.video.frames import Frames
+from trip.data.video.reading import Video, read_video
 from trip.evaluation.charts import Series, legend, line_chart
 from trip.evaluation.clips import ClipFolder, Clips, prompt_of
 from trip.evaluation.embedding import animation_uri, at_height, picture_uri, resized, strip

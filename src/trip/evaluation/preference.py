@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from trip.data.text import printable
-from trip.data.video import Video, read_video
+from trip.data.video.reading import Video, read_video
 from trip.evaluation.clips import clip_files, prompt_of
 from trip.evaluation.embedding import Frames, picture_uri, resized, sheet
 from trip.evaluation.page import environment, same_shape

@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from trip.data.datasets import class_caption, read_examples
-from trip.data.decoding import Decoding
-from trip.data.examples import Example, Location, Unusable
+from trip.data.sets.datasets import class_caption, read_examples
+from trip.data.sets.decoding import Decoding
+from trip.data.sets.examples import Example, Location, Unusable
 
 STARTS = ("first", "middle", "random")
 CAPTIONS = ("first", "random")
@@ -45,7 +45,7 @@ class Protocol:
         name: key of `PROTOCOLS`. title: of the published set, as reports name it.
         metrics: of `trip.evaluation.metric.METRICS`.
         zero_shot: whether the figure is meant for models that were not trained on the set.
-        layout: of `trip.data.datasets`. split: rows of lists that have a column `split`; None: all.
+        layout: of `trip.data.sets.datasets`. split: rows of lists that have a column `split`; None: all.
         classes: names of class folders, in words; empty: all. count: clips drawn; None: all. samples: clips generated
             of each. num_frames, fps: of every clip. size: (height, width).
         start: where in the real clip, one of `STARTS`. captions: of clips with several, one of `CAPTIONS`.
@@ -154,7 +154,7 @@ def list_jobs(protocol: Protocol, data: Path | str, seed: int = 0) -> list[Job]:
     """All clips to generate, the same list on every process.
 
     Args:
-        protocol: what is drawn. data: the set, in any layout of `trip.data.datasets`. seed: of the draws.
+        protocol: what is drawn. data: the set, in any layout of `trip.data.sets.datasets`. seed: of the draws.
 
     Raises:
         ValueError: no data, no such classes, or clips without captions.
@@ -230,7 +230,7 @@ class FixedStart(np.random.Generator):
 
 
 def start_of(protocol: Protocol, key: str, seed: int) -> np.random.Generator:
-    """What `trip.data.decoding.decode_clip` draws the start of a clip from."""
+    """What `trip.data.sets.decoding.decode_clip` draws the start of a clip from."""
     if protocol.start == "random":
         return np.random.default_rng(drawn(seed, "start", key))
     return FixedStart(0.0 if protocol.start == "first" else 0.5)

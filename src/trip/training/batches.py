@@ -20,14 +20,14 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trip.data.captions import draw_caption
-from trip.data.datasets import read_examples
-from trip.data.decoding import ClipFault, Decoding, decode_example
-from trip.data.examples import Example
-from trip.data.latents import LatentClips, caption_problem
+from trip.data.cache.latents import LatentClips, caption_problem
 from trip.data.places import schemes_of
-from trip.data.procedural import procedural_bank
-from trip.data.synthetic import SyntheticMotion
+from trip.data.sets.datasets import read_examples
+from trip.data.sets.decoding import ClipFault, Decoding, decode_example
+from trip.data.sets.examples import Example
+from trip.data.synthetic.captions import draw_caption
+from trip.data.synthetic.procedural import procedural_bank
+from trip.data.synthetic.scenes import SyntheticMotion
 from trip.pipeline import TripPipeline
 from trip.training.config import TrainingConfig
 from trip.training.loaders import LONGEST_WAIT, begin_worker

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trip.data.clip_sources import ClipSource
-from trip.data.decoding import FAULTS as REASONS
-from trip.data.decoding import ClipFault
-from trip.data.latents import FAULTS, LatentClips, open_cache, shard_paths, write_empty_text, write_shard
+from trip.data.cache.latents import FAULTS, LatentClips, open_cache, shard_paths, write_empty_text, write_shard
+from trip.data.sets.decoding import FAULTS as REASONS
+from trip.data.sets.decoding import ClipFault
+from trip.data.sources import ClipSource
 from trip.data.text import parse_json, read_text
 from trip.data.workers import Lost, guarded_map
 from trip.files import lock_folder, write_text

@@ -210,7 +210,7 @@ def check_shares(shares: dict[str, Any]) -> None:
     """Raise ValueError for a share of no kind of motion, or that is no share."""
     if not shares:
         return
-    from trip.data.captions import KINDS
+    from trip.data.synthetic.captions import KINDS
 
     check_names(shares, KINDS, "shares")
     for name, share in shares.items():

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trip.codec import codec_of
-from trip.data.clip_sources import RenderedClip
-from trip.data.latents import cast_finite
+from trip.data.cache.latents import cast_finite
+from trip.data.sources import RenderedClip
 from trip.pipeline import TripPipeline
 from trip.text import encode_text
 

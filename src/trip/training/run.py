@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, KwargsHandler
 
-from trip.data.text_limit import TextLimit
+from trip.data.sets.text_limit import TextLimit
 from trip.pipeline import TripPipeline
 from trip.training.batches import CachedClips, Source, fixed_captions, open_source
 from trip.training.checkpoint import checkpoints, read_counters

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trip.data.captions import EFFECT_KINDS, KINDS, OBJECT_KINDS, SPEEDS, draw_caption
+from trip.data.synthetic.captions import EFFECT_KINDS, KINDS, OBJECT_KINDS, SPEEDS, draw_caption
 from trip.residual_unet import PooledTextEmbedding
 
 SPEEDLESS = ("bounce", "sway", *EFFECT_KINDS)

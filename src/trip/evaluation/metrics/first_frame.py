@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from trip.data.video import read_video
+from trip.data.video.reading import read_video
 from trip.evaluation.clips import Batch, ClipFolder
 from trip.evaluation.metric import GENERATED, ClipMetric, register_metric
 from trip.evaluation.pictures import Picture, psnr, ssim

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from trip.data.metadata import find_metadata
+from trip.data.video.metadata import find_metadata
 from trip.evaluation.clips import Batch, ClipFolder, prompt_of
 from trip.evaluation.metric import ClipMetric, Metric, Result, mean_result, register_metric
 

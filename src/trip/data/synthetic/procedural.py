@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from trip.data.synthetic import Cutout, Photo, SceneBank, make_cutout, make_photo
+from trip.data.synthetic.bank import Cutout, Photo, SceneBank, make_cutout, make_photo
 
 COLOURS = {
     "red": (214, 45, 38),

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from trip.data.datasets import write_manifest
-from trip.data.decoding import FAULTS, ClipFacts, ClipFault, Decoding, inspect_clip
-from trip.data.examples import Example
+from trip.data.sets.datasets import write_manifest
+from trip.data.sets.decoding import FAULTS, ClipFacts, ClipFault, Decoding, inspect_clip
+from trip.data.sets.examples import Example
 from trip.data.workers import Lost, guarded_map
 
 GRACE = 10.0
@@ -75,7 +75,7 @@ class CheckReport:
             yield from (f"  {fault}" for fault in faults)
 
     def write_manifest(self, path: Path) -> None:
-        """Write the good examples as a `metadata` table that `trip.data.datasets.read_examples` reads back."""
+        """Write the good examples as a `metadata` table that `trip.data.sets.datasets.read_examples` reads back."""
         write_manifest(path, ((example, _rounded(asdict(facts))) for example, facts in self.good))
 
 
@@ -93,7 +93,7 @@ def check_examples(
     everything that starts processes.
 
     Args:
-        examples: from `trip.data.datasets.read_examples`.
+        examples: from `trip.data.sets.datasets.read_examples`.
         decoding: settings of the training; the defaults of `Decoding` if None.
         workers: processes; as many as CPU cores if None; 0 works in this process, without protection from hangs.
         on_result: called after every clip, for a progress bar.

@@ -11,8 +11,8 @@ shards        WebDataset tars: a folder of them, a path, a pattern (``{000..099}
 ============  ==================================================================================================
 
 "auto" takes the first that fits, in this order (shards in a folder before classes). Reading a list looks at names,
-not at clips: what is missing or broken is found by `trip.data.check`. What is wrong with one row or one name makes one
-unusable example, which stands in the list with the reason; what is wrong with the whole list is an error.
+not at clips: what is missing or broken is found by `trip.data.sets.check`. What is wrong with one row or one name makes
+one unusable example, which stands in the list with the reason; what is wrong with the whole list is an error.
 """
 
 import csv
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trip.data.clip_folders import Folder, walk
-from trip.data.examples import Example, Location, TarMember, Unusable, is_video, unique, visible
 from trip.data.places import Outside, Root, check_schemes
-from trip.data.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, is_tar, stream_shards
+from trip.data.sets.examples import Example, Location, TarMember, Unusable, is_video, unique, visible
+from trip.data.sets.folders import Folder, walk
+from trip.data.sets.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, is_tar, stream_shards
 from trip.data.text import open_regular, printable, read_csv, read_json, read_jsonl, read_text
 from trip.files import write_text
 

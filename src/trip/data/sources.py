@@ -9,10 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from trip.data.captions import OPPOSITE
-from trip.data.decoding import Decoding, decode_example
-from trip.data.examples import Example
-from trip.data.synthetic import Clip, SceneBank, SyntheticMotion
+from trip.data.sets.decoding import Decoding, decode_example
+from trip.data.sets.examples import Example
+from trip.data.synthetic.bank import SceneBank
+from trip.data.synthetic.captions import OPPOSITE
+from trip.data.synthetic.scenes import Clip, SyntheticMotion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class ExampleClips:
     """Clips of files or shards, each from `variants` random starts.
 
     Args:
-        examples: what `trip.data.datasets.read_examples` lists.
+        examples: what `trip.data.sets.datasets.read_examples` lists.
         decoding: rate, size and limits.
         variants: samples of every clip; variant v depends on (seed, key, v) alone.
         seed: of the starts.

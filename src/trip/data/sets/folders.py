@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from trip.data.examples import Unusable, is_hidden, is_video
 from trip.data.places import Outside, Root
+from trip.data.sets.examples import Unusable, is_hidden, is_video
 
 
 @dataclass(frozen=True, kw_only=True)

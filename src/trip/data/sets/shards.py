@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trip.data.examples import (
+from trip.data.sets.examples import (
     Example,
     Location,
     TarMember,

@@ -41,7 +41,7 @@ class Unusable:
     """In place of a clip: what is wrong with the row, the name or the record that should say where it is.
 
     Attributes:
-        reason: one of `trip.data.decoding.FAULTS`.
+        reason: one of `trip.data.sets.decoding.FAULTS`.
         message: in one line, with the place.
     """
 

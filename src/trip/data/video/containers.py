@@ -32,9 +32,9 @@ from av.error import ArgumentError, ExitError, InvalidDataError
 from av.video.codeccontext import VideoCodecContext
 from PIL import Image
 
-from trip.data.frames import Frame, Unshowable, frame_to_rgb
 from trip.data.images import to_rgb
 from trip.data.text import open_regular
+from trip.data.video.frames import Frame, Unshowable, frame_to_rgb
 
 FAULTS = {
     "missing": "there is no such file",
@@ -118,7 +118,7 @@ class Deadline:
 File = io.BytesIO | io.BufferedReader
 
 Shown = Callable[[], Frame]
-"""Makes the picture of a decoded frame, see `trip.data.frames`."""
+"""Makes the picture of a decoded frame, see `trip.data.video.frames`."""
 
 
 class Clip(ABC):

@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trip.data.captions import KINDS, OBJECT_KINDS, SPEEDS
 from trip.data.places import Root
+from trip.data.synthetic.captions import KINDS, OBJECT_KINDS, SPEEDS
 from trip.data.text import has_surrogates, open_regular, parse_json, printable, read_json
 from trip.files import atomic_path, write_json, write_text
 

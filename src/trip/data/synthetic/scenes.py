@@ -2,8 +2,7 @@
 
 Everything about a clip follows from the first frame and the caption as far as possible: motion is linear in
 time, its amount is bound to the caption's adverb (`AMOUNTS`, in widths of the picture), and a clip played
-backwards is a clip of the opposite kind. The pictures come from a folder like the one that `lab.photographs`
-prepares.
+backwards is a clip of the opposite kind.
 
 Directions (y points down): "pan_left" moves the content right, "tilt_up" moves it down, "zoom_in" enlarges
 it, and "rotate_clockwise" turns it clockwise as seen.
@@ -17,21 +16,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import PIL.Image
 from jaxtyping import Float32, UInt8
 
-from trip.data.captions import CAMERA_KINDS, EFFECT_KINDS, OPPOSITE, SPLITS, draw_caption
-from trip.data.images import load_image
-from trip.data.places import Outside, Root
-from trip.data.text import has_surrogates, open_regular, read_jsonl
-
-SMALLEST_PHOTO = 24
-"""Pixels of the short side."""
-LARGEST_CUTOUT = 4_000_000
-"""Pixels."""
-
-Frames = UInt8[np.ndarray, "f height width 3"]
-Image = UInt8[np.ndarray, "height width 3"]
+from trip.data.synthetic.bank import LEVEL_STEP, Cutout, Photo, SceneBank, check_split
+from trip.data.synthetic.captions import CAMERA_KINDS, EFFECT_KINDS, OPPOSITE, SPLITS, draw_caption
+from trip.data.video.frames import Frame, Frames
 
 AMOUNTS = {"slow": (0.10, 0.18), "normal": (0.18, 0.28), "fast": (0.28, 0.40)}
 OBJECT_AMOUNTS = {"slow": (0.15, 0.20), "normal": (0.20, 0.29), "fast": (0.29, 0.40)}
@@ -48,7 +37,6 @@ OBJECT_SHARES = {
     "spin_clockwise": 0.045,
     "spin_counterclockwise": 0.045,
 }
-LEVEL_STEP = math.sqrt(2)
 _DIRECTIONS = {
     "pan_left": (-1, 0),
     "pan_right": (1, 0),
@@ -68,7 +56,7 @@ class Clip:
     Attributes:
         frames: uint8 RGB, (f, height, width, 3).
         caption: the prompt that goes with it.
-        kind: one of `trip.data.captions.KINDS`.
+        kind: one of `trip.data.synthetic.captions.KINDS`.
         params: speed, amount, photo, subject (what a caption of this clip may name) and, for objects,
             position and size.
     """
@@ -89,127 +77,6 @@ class Clip:
         kind = OPPOSITE[self.kind]
         caption = draw_caption(kind, rng, split, self.params["subject"], self.params["speed"])
         return Clip(self.frames[::-1].copy(), caption, kind, self.params)
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photograph with pre-shrunk levels, each sqrt(2) smaller than the one before."""
-
-    name: str
-    caption: str
-    levels: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
-
-    @property
-    def width(self) -> int:
-        return self.levels[0].shape[1]
-
-    @property
-    def height(self) -> int:
-        return self.levels[0].shape[0]
-
-
-@dataclass(frozen=True)
-class Cutout:
-    """An object with alpha: premultiplied float RGBA in [0, 255]."""
-
-    name: str
-    rgba: Float32[np.ndarray, "height width 4"]
-
-
-def check_split(split: str) -> None:
-    """Raise ValueError for a split that does not exist."""
-    if split not in SPLITS:
-        raise ValueError(f"split (={split!r}) is not one of {SPLITS}")
-
-
-@dataclass(frozen=True)
-class SceneBank:
-    """The photographs and objects that clips are made of."""
-
-    photos: tuple[Photo, ...]
-    objects: tuple[Cutout, ...]
-
-    @classmethod
-    def load(cls, folder: str | Path, split: str = "train", size: int = 64) -> "SceneBank":
-        """Reads one split of a prepared folder, shrunk to what clips of `size` pixels can use.
-
-        Raises:
-            ValueError: unknown split, no index in the folder, one that is wrong, or nothing in the split.
-        """
-        check_split(split)
-        index = Path(folder) / "index.jsonl"
-        if not index.is_file():
-            raise ValueError(
-                f"{folder} has no index.jsonl; write one, or run `python -m lab.photographs {folder}` in the repository"
-            )
-        root = Root(Path(folder))
-        rows = [_Row.of(number, row, root.check(index), root) for number, row in read_jsonl(root.check(index))]
-        rows = [row for row in rows if row.split == split]
-        photos = tuple(_load_photo(row, 5 * size) for row in rows if row.kind == "photo")
-        objects = tuple(_load_cutout(row) for row in rows if row.kind == "object")
-        if not photos or not objects:
-            raise ValueError(
-                f"{index} lists {len(photos)} photos and {len(objects)} objects for {split!r}; it needs both"
-            )
-        return cls(photos, objects)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    """A picture that an index names."""
-
-    kind: str
-    name: str
-    caption: str
-    file: str
-    split: str
-    path: Path
-
-    @classmethod
-    def of(cls, number: int, row: dict[str, Any], index: Path, root: Root) -> "_Row":
-        names = ("kind", "name", "caption", "file", "split")
-        if wrong := [name for name in names if not isinstance(row.get(name), str) or has_surrogates(row[name])]:
-            raise ValueError(f"{index} line {number} has no {wrong[0]} that is a text; prepare the folder again")
-        try:
-            return cls(**{name: row[name] for name in names}, path=root.locate(index.parent, row["file"]))
-        except Outside as error:
-            raise ValueError(f"{index} line {number}: {error}") from None
-
-
-def _load_photo(row: _Row, short_side: int) -> Photo:
-    return make_photo(row.name, row.caption, np.asarray(load_image(row.path, min_side=SMALLEST_PHOTO)), short_side)
-
-
-def make_photo(name: str, caption: str, image: Image, short_side: int = 320) -> Photo:
-    """Builds the levels of a photograph from an RGB array, its short side reduced to `short_side`."""
-    scale = min(1.0, short_side / min(image.shape[:2]))
-    levels = []
-    while min(image.shape[:2]) * scale >= SMALLEST_PHOTO:
-        size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-        levels.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-        scale /= LEVEL_STEP
-    return Photo(name, caption, tuple(levels))
-
-
-def _load_cutout(row: _Row) -> Cutout:
-    with open_regular(row.path) as file:
-        try:
-            picture = PIL.Image.open(file, formats=("PNG", "WEBP"))
-            if picture.width * picture.height > LARGEST_CUTOUT:
-                raise ValueError(f"{picture.width}x{picture.height} pixels are more than {LARGEST_CUTOUT}")
-            return make_cutout(row.caption, np.asarray(picture.convert("RGBA")))
-        except (OSError, SyntaxError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{row.path} is no cut-out that can be read ({reason}); prepare the folder again"
-            ) from None
-
-
-def make_cutout(name: str, rgba: UInt8[np.ndarray, "height width 4"]) -> Cutout:
-    """Builds an object from straight-alpha RGBA."""
-    pixels = rgba.astype(np.float32)
-    pixels[..., :3] *= pixels[..., 3:] / 255
-    return Cutout(name, pixels)
 
 
 # Camera moves ----------------------------------------------------------------------------------------
@@ -281,7 +148,7 @@ def _place(
     return (x, y), scale, flip
 
 
-def _level_for(photo: Photo, spacing: float) -> tuple[Image, float]:
+def _level_for(photo: Photo, spacing: float) -> tuple[Frame, float]:
     """The level whose pixels are nearest to `spacing` apart, and its reduction (per axis, exact in width)."""
     index = min(len(photo.levels) - 1, max(0, round(math.log(max(spacing, 1e-6), LEVEL_STEP))))
     return photo.levels[index], photo.levels[0].shape[1] / photo.levels[index].shape[1]
@@ -399,7 +266,7 @@ def place_sprite(
     return cv2.warpAffine(sprite, _pose_matrix(pose, sprite), (size, size), flags=cv2.INTER_LINEAR)
 
 
-def _blend(background: np.ndarray, layer: Float32[np.ndarray, "size size 4"]) -> Image:
+def _blend(background: np.ndarray, layer: Float32[np.ndarray, "size size 4"]) -> Frame:
     clear = 1 - layer[..., 3:] / 255
     return np.clip(background * clear + layer[..., :3] + 0.5, 0, 255).astype(np.uint8)
 
@@ -431,7 +298,7 @@ def _object_extent(cutout: Cutout, width: float) -> tuple[float, float]:
 
 
 def composite(
-    background: Image,
+    background: Frame,
     cutout: Cutout,
     kind: str,
     amount: float,
@@ -477,7 +344,7 @@ def _object_clip(
     return frames, {"subject": cutout.name, "amount": amount, "object_width": width, **place}
 
 
-def _with_bystander(rng: np.random.Generator, bank: SceneBank, background: Image, mover: str) -> Image:
+def _with_bystander(rng: np.random.Generator, bank: SceneBank, background: Frame, mover: str) -> Frame:
     other = bank.objects[int(rng.integers(len(bank.objects)))]
     if other.name == mover:
         return background
@@ -602,7 +469,7 @@ def draw_clip(
         size: width and height in pixels.
         num_frames: length of the clip.
         split: which wordings to use, "train" or "heldout".
-        kind: one of `trip.data.captions.KINDS`; drawn when None.
+        kind: one of `trip.data.synthetic.captions.KINDS`; drawn when None.
         speed: "slow", "normal" or "fast"; drawn when None.
     """
     kind = kind or draw_kind(rng)
@@ -634,7 +501,7 @@ class SyntheticMotion:
 
     Args:
         photos: folder prepared by `lab.photographs`, or pictures at hand, such as
-            `trip.data.procedural.procedural_bank` draws.
+            `trip.data.synthetic.procedural.procedural_bank` draws.
         size: width and height in pixels.
         num_frames: length of the clips.
         seed: non-negative seed of the set.

@@ -22,6 +22,11 @@ from PIL import Image
 from trip.data.images import BAND
 
 Frame = UInt8[np.ndarray, "H W 3"]
+Frames = UInt8[np.ndarray, "f H W 3"]
+
+FPS_RANGE = (0.1, 240.0)
+DEFAULT_FPS = 8.0
+"""Frames per second of the bundled model, and of a folder or picture that does not record its rate."""
 
 AVCOL_SPC_BT2020_NCL = 9
 AVCOL_SPC_UNSPECIFIED = (2, 3)  # "unspecified" and "reserved"

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trip.data.containers import Fault, read_tags
 from trip.data.images import open_still
 from trip.data.text import open_regular, printable
+from trip.data.video.containers import Fault, read_tags
 
 SCHEMA = "trip-clip"
 VERSION = 1

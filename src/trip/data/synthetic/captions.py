@@ -3,7 +3,7 @@
 A pattern is a sentence with alternatives in brackets, ``[the camera|camera] ~[pans|moves] left``; ``~`` marks
 where an adverb of speed may stand and ``^`` where an adjective may; ``{name}`` is the moving object. Patterns
 are written for one direction and mirrored word by word for the other. The speed word is bound to the amount
-of motion (`trip.data.synthetic.AMOUNTS`).
+of motion (`trip.data.synthetic.scenes.AMOUNTS`).
 """
 
 import itertools

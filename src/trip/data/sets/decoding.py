@@ -7,7 +7,7 @@ and one slower than `Decoding.slowest * fps` is a fault.
 
 Time-outs. The clock is checked before every packet and every frame, and inside FFmpeg while it opens a file or
 waits for data. What no check reaches is a single call that does not return: a read from a dead network drive, or a
-decoder that loops on one packet. `trip.data.check` therefore decodes in processes that it can end from outside.
+decoder that loops on one packet. `trip.data.sets.check` therefore decodes in processes that it can end from outside.
 
 A fault is an error, never a substitute: no zeros, no repeated frames in place of what could not be read.
 """
@@ -22,12 +22,12 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
-from trip.data.containers import FAULTS, MAX_PIXELS, Clip, Deadline, Fault, Shown, faults, open_video
-from trip.data.examples import Example, Location, TarMember, Unusable, read_bytes
 from trip.data.images import fit_image
+from trip.data.sets.examples import Example, Location, TarMember, Unusable, read_bytes
 from trip.data.text import printable
+from trip.data.video.containers import FAULTS, MAX_PIXELS, Clip, Deadline, Fault, Shown, faults, open_video
+from trip.data.video.frames import Frames
 
-Frames = UInt8[np.ndarray, "f H W 3"]
 Times = Float64[np.ndarray, " n"]
 
 SLOWEST_FPS, FASTEST_FPS = 0.1, 1000.0

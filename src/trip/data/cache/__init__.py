@@ -1,0 +1,1 @@
+"""Latent caches: clips that were encoded once."""

@@ -1,0 +1,1 @@
+"""Synthetic motion: seeded clips of camera moves, moving objects and effects, with their captions."""
