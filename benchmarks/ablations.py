@@ -1,7 +1,8 @@
-"""The tables of docs/ablations.md, from finished studies of `trip ablate`.
+"""The tables of docs/results/ablations.md, from finished studies of `trip ablate`.
 
-    python -m benchmarks.ablations --synthetic runs/ablation --json docs/results/ablations.json --page docs/ablations.md
-    python -m benchmarks.ablations --real runs/ablation-real --json docs/results/ablations.json --page docs/ablations.md
+    files="--json docs/results/ablations.json --page docs/results/ablations.md"
+    python -m benchmarks.ablations --synthetic runs/ablation $files
+    python -m benchmarks.ablations --real runs/ablation-real $files
 
 Nothing is trained here: `trip ablate` does that, in folders that it can be stopped in and go on from. A set that is not
 given stays as the JSON has it. Date, commit and machine are those of this command.
@@ -17,7 +18,7 @@ from tyro.conf import arg
 
 from benchmarks.command import command
 from benchmarks.motion import circumstances
-from benchmarks.pages import fill_page, markdown, write_json
+from benchmarks.pages import fill_pages, markdown, write_json
 from trip.ablation.study import missing, plain, read_study
 from trip.ablation.table import METRICS, grid, tabulate
 
@@ -85,7 +86,7 @@ def main(settings: Settings) -> None:
     made = tables(results)
     write_json(settings.json, results)
     if settings.page is not None:
-        fill_page(settings.page, made)
+        fill_pages([settings.page], made)
     print("\n\n".join(f"{name}\n\n{table}" for name, table in made.items()))
 
 

@@ -1,7 +1,8 @@
 """What a clip costs by its length and size, and what an accelerator must hold for it. Nothing runs on an accelerator.
 
-    python -m benchmarks.memory --json docs/results/memory.json --page docs/memory.md          half a minute
-    python -m benchmarks.memory --json docs/results/memory.json --page docs/memory.md --cpu    and a real CPU, minutes
+    pages="docs/memory.md docs/results/memory.md"
+    python -m benchmarks.memory --json docs/results/memory.json --page $pages          half a minute
+    python -m benchmarks.memory --json docs/results/memory.json --page $pages --cpu    and a real CPU, minutes
 
 The full-size network is built and called on the meta device (`benchmarks.meta_step`), in float16, with both branches of
 guidance in one batch, as `TripPipeline` calls it. On the CPU the bundled model's network, without its limits and with
@@ -27,7 +28,7 @@ from benchmarks.command import command
 from benchmarks.measuring import seconds
 from benchmarks.meta_step import measure_inference
 from benchmarks.motion import circumstances
-from benchmarks.pages import fill_page, markdown, write_json
+from benchmarks.pages import fill_pages, markdown, write_json
 from benchmarks.scaling import TEXT, TOKENS, VAE
 from trip.condition import still
 from trip.denoiser import TripDenoiser
@@ -56,8 +57,8 @@ class Settings:
 
     json: Path
     """File for the results."""
-    page: Path | None = None
-    """Markdown file whose tables are replaced."""
+    page: tuple[Path, ...] = ()
+    """Markdown files whose tables are replaced."""
     cpu: bool = False
     """Also time the bundled model's network on the CPU; otherwise what the file holds stays."""
     debug: bool = False
@@ -279,19 +280,17 @@ def weights_table(measured: dict[str, Any]) -> str:
 
 
 def placement_table(measured: dict[str, Any]) -> str:
-    """Most bytes on the accelerator for a clip of 16 frames, and on which cards that fits."""
+    """Most GiB on the accelerator for a clip of 16 frames, by size, and on which cards all sizes fit."""
     rows = []
-    for size in (256, 512):
-        for float8 in (False, True):
-            for offload in OFFLOADS:
-                if float8 and offload in ("group", "sequential"):
-                    continue  # only a layer's weights are there anyway
-                held = stages(measured, offload, float8, 16, size, chunk=4)
-                most = max(held, key=lambda name: held[name])
-                fitting = [f"{card} GB" for card in CARDS if held[most] + RESERVED <= card * 1e9]
-                kind = "float8" if float8 else "float16"
-                rows.append([f"{size} x {size}", kind, offload, f"{held[most] / GIB:.1f}", most, ", ".join(fitting)])
-    return markdown(["clip", "UNet's weights", "--offload", "GiB at most", "in", "fits"], rows)
+    for float8 in (False, True):
+        for offload in OFFLOADS:
+            if float8 and offload in ("group", "sequential"):
+                continue  # only a layer's weights are there anyway
+            held = [max(stages(measured, offload, float8, 16, size, chunk=4).values()) for size in (256, 512)]
+            fitting = [f"{card} GB" for card in CARDS if max(held) + RESERVED <= card * 1e9]
+            kind = "float8" if float8 else "float16"
+            rows.append([offload, kind, *(f"{most / GIB:.1f}" for most in held), ", ".join(fitting)])
+    return markdown(["--offload", "UNet's weights", "GiB at 256 x 256", "GiB at 512 x 512", "fits"], rows)
 
 
 def grid_table(rows: list[dict[str, Any]], name: str, unit: float, form: str, what: str = "frames") -> str:
@@ -335,8 +334,7 @@ def main(settings: Settings) -> None:
     results = run(settings)
     write_json(settings.json, results)
     made = tables(results)
-    if settings.page is not None:
-        fill_page(settings.page, made)
+    fill_pages(settings.page, made)
     print(*(f"{name}\n{table}" for name, table in made.items()), sep="\n\n")
 
 

@@ -42,18 +42,20 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
-def fill_page(path: Path, tables: Mapping[str, str]) -> None:
-    """Replace some or all of a page's tables.
+def fill_pages(paths: Sequence[Path], tables: Mapping[str, str]) -> None:
+    """Replace some or all tables of pages, each wherever it has a place.
 
     Raises:
-        ValueError: the page has no place for one of them.
+        ValueError: no page has a place for one of them.
     """
-    page = path.read_text(encoding="utf-8")
-    before = tables_of(page)
+    pages = {path: path.read_text(encoding="utf-8") for path in paths}
+    places = {path: tables_of(page) for path, page in pages.items()}
     for name in tables:
-        if name not in before:
-            raise ValueError(f"{path} has no table {name!r} (<!-- table: {name} --> to <!-- end -->); add one")
-    write_whole(path, with_tables(page, before | tables))
+        if pages and not any(name in before for before in places.values()):
+            where = ", ".join(map(str, pages))
+            raise ValueError(f"{where} has no table {name!r} (<!-- table: {name} --> to <!-- end -->); add one")
+    for path, before in places.items():
+        write_whole(path, with_tables(pages[path], before | {k: v for k, v in tables.items() if k in before}))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """What do narrower weights and activations change in a clip? Against float32, on the held-out set.
 
-    python -m benchmarks.precision --json docs/results/precision.json --page docs/memory.md
+    python -m benchmarks.precision --json docs/results/precision.json --page docs/results/memory.md
 
 Same pictures, prompts, noise and preset for all rows; measures and intervals are those of `benchmarks.presets`.
 """
@@ -15,7 +15,7 @@ from tyro.conf import arg
 
 from benchmarks.command import command
 from benchmarks.motion import circumstances, heldout_set, model_identity
-from benchmarks.pages import fill_page, markdown, write_json
+from benchmarks.pages import fill_pages, markdown, write_json
 from benchmarks.presets import agreement_row, all_clips, fidelity_rows, verdicts_of, with_interval
 from trip.models import BUNDLED_MODEL
 from trip.opening import load_pipeline
@@ -100,7 +100,7 @@ def main(settings: Settings) -> None:
         {"model": model_identity(settings.model), "settings": kept, **circumstances(), "rows": rows},
     )
     if settings.page is not None:
-        fill_page(settings.page, {"precision": table(rows)})
+        fill_pages([settings.page], {"precision": table(rows)})
     print(table(rows))
 
 

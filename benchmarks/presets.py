@@ -1,7 +1,8 @@
 """What do the sampling presets cost in quality, and what do they save? Against `quality`, on the held-out set.
 
     python -m benchmarks.presets --json docs/results/presets.json --page docs/performance-presets.md
-    python -m benchmarks.presets --json variants.json --variants --photos DIR --rounds 0      what they were chosen by
+    python -m benchmarks.presets --json docs/results/preset-variants.json --variants --photos DIR --rounds 0
+      --page docs/results/presets.md                                              what they were chosen by
 
 Every preset makes a clip of the same pictures, prompts and noise. Pictures and wordings are those of
 `benchmarks/heldout`; the presets were chosen on training photographs and training wordings.
@@ -38,7 +39,7 @@ from tyro.conf import arg
 
 from benchmarks.command import command
 from benchmarks.motion import circumstances, heldout_set, model_identity
-from benchmarks.pages import fill_page, write_json
+from benchmarks.pages import fill_pages, write_json
 from benchmarks.preset_variants import variants
 from trip.data.synthetic.bank import Photo, SceneBank
 from trip.evaluation.features.base import FrameFeatures
@@ -343,7 +344,7 @@ def main(settings: Settings) -> None:
     results = run(settings)
     write_json(settings.json, results)
     if settings.page is not None:
-        fill_page(settings.page, {"variants" if settings.variants else "presets": table(results)})
+        fill_pages([settings.page], {"variants" if settings.variants else "presets": table(results)})
     print(table(results))
 
 

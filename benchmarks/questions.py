@@ -1,7 +1,7 @@
 """Measurements behind docs/questions.md: the ten questions that a reader of the paper asks.
 
     python -m benchmarks.questions --held-out runs/held-out --real CLIPS \\
-      --json docs/results/questions.json --figures docs/images/questions --page docs/questions.md
+      --json docs/results/questions.json --figures docs/images/questions --page docs/results/questions.md
     python -m benchmarks.questions ... --parts network,chain      only what depends on the model's weights
     python -m benchmarks.questions ... --parts none               tables and figures again, from what was measured
 

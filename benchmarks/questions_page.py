@@ -1,4 +1,4 @@
-"""The tables and figures of docs/questions.md, made from docs/results/questions.json alone.
+"""The tables and figures of docs/results/questions.md, made from docs/results/questions.json alone.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Figures are SVG files that need no style sheet of
 a page and follow the reader's choice of light or dark.

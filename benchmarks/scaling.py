@@ -1,7 +1,8 @@
 """What the full-size run would take: memory per GPU, FLOPs, hours, storage and clips per second. Nothing runs on a GPU.
 
-    python -m benchmarks.scaling --json docs/results/scaling.json --page docs/scaling.md      measure, write both
-    python -m benchmarks.scaling --json docs/results/scaling.json --page docs/scaling.md --reuse   only derive again
+    files="--json docs/results/scaling.json --page docs/results/scaling.md"
+    python -m benchmarks.scaling $files             measure, write both
+    python -m benchmarks.scaling $files --reuse     only derive again
 
 The preset `paper` is built on the meta device and differentiated there (`benchmarks.meta_step`). What is counted goes
 into the JSON as `measured`, what nobody can count here as `assumed`, and `plan` is arithmetic on both. The tables of
@@ -28,7 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.command import command
 from benchmarks.meta_step import measure_inference, measure_step
-from benchmarks.pages import fill_page, markdown, write_json
+from benchmarks.pages import fill_pages, markdown, write_json
 from trip.condition import still
 from trip.data.sets.decoding import Decoding, decode_clip
 from trip.data.video.writing import write_video
@@ -552,7 +553,7 @@ def main(settings: Settings) -> None:
     write_json(settings.json, results)
     made = tables(results)
     if settings.page is not None:
-        fill_page(settings.page, made)
+        fill_pages([settings.page], made)
     print(*made.values(), sep="\n\n")
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/ablations.md: from finished studies only, one set at a time."""
+"""The tables of docs/results/ablations.md: from finished studies only, one set at a time."""
 
 import json
 from pathlib import Path
@@ -60,5 +60,5 @@ def test_what_was_tuned_is_said() -> None:
 
 def test_the_page_shows_the_json() -> None:
     results = json.loads((ROOT / "docs/results/ablations.json").read_text())
-    page = (ROOT / "docs/ablations.md").read_text()
+    page = (ROOT / "docs/results/ablations.md").read_text()
     assert with_tables(page, tables(results)) == page

@@ -1,4 +1,4 @@
-"""What a clip costs: the counts behind docs/memory.md, and the page against its JSON."""
+"""What a clip costs: the counts behind docs/memory.md, and the pages against their JSON."""
 
 import json
 from pathlib import Path
@@ -83,10 +83,10 @@ def test_precision_rows_are_against_float32(tmp_path: Path) -> None:
         Settings(json=tmp_path / "r.json", preset="best")
 
 
-def test_the_page_shows_the_json() -> None:
+def test_the_pages_show_the_json() -> None:
     results = json.loads((ROOT / "docs/results/memory.json").read_text())
-    page = (ROOT / "docs/memory.md").read_text()
+    pages = "".join((ROOT / path).read_text() for path in ("docs/memory.md", "docs/results/memory.md"))
     precision = json.loads((ROOT / "docs/results/precision.json").read_text())["rows"]
     made = tables(results) | {"precision": precision_table(precision)}
-    assert page.count("<!-- table: ") == len(made)
-    assert with_tables(page, made) == page
+    assert pages.count("<!-- table: ") == len(made)
+    assert with_tables(pages, made) == pages

@@ -1,7 +1,7 @@
 """Pages with tables that benchmarks fill."""
 
 import pytest
-from benchmarks.pages import fill_page, markdown, tables_of, with_tables, write_json
+from benchmarks.pages import fill_pages, markdown, tables_of, with_tables, write_json
 
 PAGE = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n"
 
@@ -9,20 +9,29 @@ PAGE = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: two -->\n<!-- 
 def test_a_table_is_replaced_and_the_others_stay(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(PAGE)
-    fill_page(path, {"one": markdown(["x", "y"], [[1, 2]])})
+    fill_pages([path], {"one": markdown(["x", "y"], [[1, 2]])})
     assert path.read_text() == PAGE.replace("old", "| x | y |\n| --- | ---: |\n| 1 | 2 |").replace(
         "two -->\n", "two -->\n\n"
     )
     again = path.read_text()
-    fill_page(path, {})
+    fill_pages([path], {})
     assert path.read_text() == again and list(tables_of(again)) == ["one", "two"]
+
+
+def test_a_table_goes_to_the_page_that_has_a_place_for_it(tmp_path):
+    first, second = tmp_path / "first.md", tmp_path / "second.md"
+    first.write_text(PAGE.replace("two", "three"))
+    second.write_text(PAGE)
+    fill_pages([first, second], {"two": "x", "three": "y"})
+    assert tables_of(first.read_text()) == {"one": "old", "three": "y"}
+    assert tables_of(second.read_text()) == {"one": "old", "two": "x"}
 
 
 def test_tables_without_a_place_and_places_without_a_table_are_named(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(PAGE)
     with pytest.raises(ValueError, match="has no table 'three'"):
-        fill_page(path, {"three": "x"})
+        fill_pages([path], {"three": "x"})
     assert path.read_text() == PAGE
     with pytest.raises(ValueError, match="table 'two' is unknown; choose from one"):
         with_tables(PAGE, {"one": "x"})

@@ -1,4 +1,4 @@
-"""The measurements behind docs/questions.md: against closed forms and a second way, and the page against its JSON."""
+"""The measurements behind docs/results/questions.md: against closed forms and a second way, and the page against its JSON."""
 
 import json
 import math
@@ -186,7 +186,7 @@ def test_the_command_writes_json_figures_and_page(
 
 def test_the_page_shows_the_json() -> None:
     results = json.loads((ROOT / "docs/results/questions.json").read_text())
-    page = (ROOT / "docs/questions.md").read_text()
+    page = (ROOT / "docs/results/questions.md").read_text()
     made = questions_page.tables(results)
     assert page.count("<!-- table: ") == len([table for table in made.values() if table])
     assert with_tables(page, made) == page
@@ -194,7 +194,7 @@ def test_the_page_shows_the_json() -> None:
 
 def test_figures_are_there_and_those_of_the_json() -> None:
     results = json.loads((ROOT / "docs/results/questions.json").read_text())
-    page, folder = (ROOT / "docs/questions.md").read_text(), ROOT / "docs/images/questions"
+    page, folder = (ROOT / "docs/results/questions.md").read_text(), ROOT / "docs/images/questions"
     for name, svg in questions_page.figures(results).items():
         assert (folder / f"{name}.svg").read_text() == svg
         assert f"images/questions/{name}.svg" in page

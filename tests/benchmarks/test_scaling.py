@@ -92,7 +92,7 @@ def test_state_is_20_bytes_a_parameter_and_shared_ones_under_fsdp() -> None:
 
 
 def test_the_page_shows_the_json(results: dict) -> None:
-    page = (ROOT / "docs/scaling.md").read_text()
+    page = (ROOT / "docs/results/scaling.md").read_text()
     assert page.count("<!-- table: ") == len(tables(results))
     assert with_tables(page, tables(results)) == page
     assert json.loads(json.dumps(plan(results["measured"], results["assumed"]))) == results["plan"]
