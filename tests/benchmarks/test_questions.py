@@ -1,4 +1,4 @@
-"""The measurements behind docs/results/questions.md: against closed forms and a second way, and the page against its JSON."""
+"""The measurements behind docs/questions.md: against closed forms and a second way, and the page against its JSON."""
 
 import json
 import math
