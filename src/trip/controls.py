@@ -239,7 +239,9 @@ def check_mask(mask: Float[Tensor, "H W"], still: Still) -> None:
 
 def area_mask(mask: Float[Tensor, "H W"], height: int, width: int) -> Float[Tensor, "1 1 1 h w"]:
     """The mask at the size of latents; a latent that is 0 stands still with all of its pixels."""
-    return F.interpolate(seen_by(mask[None], height, width)[None], (height, width), mode="area")[:, :, None]
+    seen = seen_by(mask[None], height, width)
+    assert isinstance(seen, Tensor)
+    return F.interpolate(seen[None], (height, width), mode="area")[:, :, None]
 
 
 def pixels_of(still: Still) -> Float[Tensor, "3 H W"]:

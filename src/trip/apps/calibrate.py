@@ -16,10 +16,11 @@ from trip.data.text import printable, read_json
 from trip.data.video.reading import read_video
 from trip.evaluation.clips import clip_files, frame_count, prompt_of
 from trip.files import atomic_path
+from trip.inputs import to_pixels
 from trip.noise_fusion import TrainingFreeNoiseFusion
 from trip.noise_prior import sample_from_prediction
 from trip.opening import choose_device, choose_dtype, load_pipeline
-from trip.pipeline import TripPipeline, to_pixels
+from trip.pipeline import TripPipeline
 from trip.schedule import is_flow, prediction_type
 from trip.studio import FALLBACK_AREA
 from trip.training.calibration import Estimate, measure, spread_timesteps

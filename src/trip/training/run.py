@@ -148,7 +148,7 @@ def make_accelerator(config: TrainingConfig, folder: Path, cpu: bool) -> Acceler
         ValueError: fp16 on a CPU, a tracker that cannot be had, or what FSDP2 or DeepSpeed cannot do.
     """
     check_environment()
-    precision = precision_of(config, torch.device(PartialState(cpu=cpu).device))
+    precision = precision_of(config, torch.device(PartialState(cpu=cpu).device or "cpu"))
     config = replace(config, mixed_precision=precision)
     unused = not config.fusion.get("shortcut", True)  # TRIP- has a fusion that takes no part
     handlers: list[KwargsHandler] = [
