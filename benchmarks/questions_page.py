@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.pages import markdown
 from benchmarks.questions_data import DISTANCES
 from trip.ablation.scores import TIMESTEPS
-from trip.evaluation.charts import COLOURS, DASHES, WIDTH, Series, colour, line_chart
+from trip.evaluation.charts import COLOURS, WIDTH, Chart, Series, colour, dashes
 
 LIGHT = ("#0a6ab8", "#c2410c", "#0f7b5f", "#8a4fa3", "#946200", "#5b6470")
 DARK = ("#6cb4ee", "#ff9a66", "#5fd3ac", "#cf9be6", "#e8b84a", "#a9b2bf")
@@ -376,7 +376,7 @@ def curve(values: Results, name: str) -> Series:
 
 def standalone(series: Sequence[Series], title: str, x_label: str, y_label: str) -> str:
     """A chart as a file: with a background, colours for light and dark, and its legend above."""
-    chart = line_chart(series, title=title, x_label=x_label, y_label=y_label)
+    chart = Chart(series, title=title, x_label=x_label, y_label=y_label).__html__()
     lines = -(-len(series) // 2)
     top = 34 + 22 * lines
     height = int(chart.partition(f'viewBox="0 0 {WIDTH} ')[2].partition('"')[0])
@@ -395,7 +395,7 @@ def standalone(series: Sequence[Series], title: str, x_label: str, y_label: str)
 def entry(name: str, index: int, top: int) -> str:
     """A line of the legend; two stand side by side."""
     x, y = 16 + (index % 2) * WIDTH // 2, top + 10 + 22 * (index // 2)
-    dash = f' stroke-dasharray="{pattern}"' if (pattern := DASHES[index % len(DASHES)]) else ""
+    dash = f' stroke-dasharray="{pattern}"' if (pattern := dashes(index)) else ""
     line = f'<path class="line {colour(index)}" d="M{x} {y}h28"{dash}/>'
     return f'{line}<text x="{x + 36}" y="{y + 5}">{escape(name)}</text>'
 

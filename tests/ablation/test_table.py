@@ -14,14 +14,14 @@ def test_the_interval_of_one_seed_is_that_of_the_mean() -> None:
     found = bootstrap(values)
     half = 1.96 * values.std() / np.sqrt(400)
     assert found.value == pytest.approx(values.mean())
-    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
-    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
+    assert found.interval[0] == pytest.approx(found.value - half, abs=0.1 * half)
+    assert found.interval[1] == pytest.approx(found.value + half, abs=0.1 * half)
 
 
 def test_the_interval_spans_what_seeds_differ_in() -> None:
     """Clips are alike, seeds are 0, 3, 6: the mean of three draws is 0 or 6 in 1 of 27 cases each."""
     found = bootstrap(np.repeat([[0.0], [3.0], [6.0]], 50, axis=1))
-    assert (found.low, found.value, found.high) == (0, 3, 6)
+    assert (found.value, found.interval) == (3, (0, 6))
 
 
 def test_a_paired_difference_cancels_what_clips_share() -> None:
@@ -29,13 +29,13 @@ def test_a_paired_difference_cancels_what_clips_share() -> None:
     clips, noise = rng.normal(0, 10, (1, 100)), rng.normal(0, 0.1, (2, 3, 100))
     difference = paired(clips + noise[0] + 0.2, clips + noise[1])
     assert difference.excludes_zero and difference.value == pytest.approx(0.2, abs=0.05)
-    assert difference.high - difference.low < 0.2 < bootstrap(clips + noise[0]).high
+    assert difference.interval[1] - difference.interval[0] < 0.2 < bootstrap(clips + noise[0]).interval[1]
     assert (difference.seeds, difference.clips) == (3, 100)
 
 
 @pytest.mark.parametrize(("low", "high", "excludes"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False)])
 def test_excludes_zero(low: float, high: float, excludes: bool) -> None:
-    assert Estimate((low + high) / 2, low, high, 3, 10).excludes_zero is excludes
+    assert Estimate((low + high) / 2, (low, high), 3, 10).excludes_zero is excludes
 
 
 def scores(offset: float, clips: int = 12) -> dict[str, np.ndarray]:

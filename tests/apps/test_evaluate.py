@@ -118,11 +118,7 @@ def test_weights_are_listed_and_got(monkeypatch, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all("not in the cache" in line for line in lines)
 
-    def fake_get(name, progress):
-        progress(5, 10)
-        return tmp_path / name
-
-    monkeypatch.setattr(weights_module, "get_weights", fake_get)
+    monkeypatch.setattr(weights_module, "get_weights", lambda name, quiet: tmp_path / name)
     assert weights(Weights(action="get", name="i3d")) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'i3d'}\n"
     with pytest.raises(ValueError, match="names no weights"):

@@ -12,7 +12,7 @@ from browser import complaints, emulate, open_browser, requests
 from trip.data.video.reading import read_video
 from trip.data.video.writing import write_video
 from trip.evaluation import page as page_module
-from trip.evaluation.charts import Series, legend, line_chart, ticks
+from trip.evaluation.charts import Chart, Series, ticks
 from trip.evaluation.embedding import animation_uri, at_height, sheet, strip
 from trip.evaluation.error_curves import ErrorCurves, curves_of_log, read_errors
 from trip.evaluation.metric import Result
@@ -190,7 +190,8 @@ def test_ticks_are_round_and_enclose(low, high, expected):
 
 def test_a_chart_is_xml_whose_points_lie_where_they_should():
     series = [Series.of(CURVE), Series(name="flat", x=[0, 999], y=[0.5, 0.5])]
-    root = ET.fromstring(line_chart(series, title=EVIL, x_label="t", y_label="error"))
+    chart = Chart(series, title=EVIL, x_label="t", y_label="error")
+    root = ET.fromstring(chart.__html__())
     points = [(float(p.get("cx")), float(p.get("cy"))) for p in root.iter("circle")]
     assert len(points) == 5 and [p[0] for p in points[:3]] == pytest.approx([76, 76 + 548 * 500 / 999, 624], abs=0.1)
     down = {value: 264 - 250 * value for value in (0.2, 0.4, 0.9, 0.5)}  # 0 at 264, 1 at 14
@@ -198,7 +199,7 @@ def test_a_chart_is_xml_whose_points_lie_where_they_should():
     bands = [p for p in root.iter("path") if "band" in p.get("class")]
     assert len(bands) == 1 and bands[0].get("d").count("L") == 5
     assert "0.2 at 0 (0.1 to 0.3)" in next(root.iter("circle")).find("title").text
-    assert legend(series).count("<li>") == 2 and legend(series[:1]) == ""
+    assert chart.legend().count("<li>") == 2 and Chart(series[:1], "", "", "").legend() == ""
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_broken_series_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Series.of(CURVE | {"name": "a"} | change)
     with pytest.raises(ValueError, match="a chart needs at least 1 series"):
-        line_chart([], title="", x_label="", y_label="")
+        Chart([], title="", x_label="", y_label="")
 
 
 HOSTILE_CURVES = [
@@ -244,7 +245,7 @@ def test_curves_that_are_none_are_one_line_that_names_the_file(tmp_path, text):
 
 @pytest.mark.parametrize("y", [[1e-90, 2e-90], [1e90, 0], [0, 0], [-1e16 - 2, -1e16], [1, 1 + 2e-16], [-3, -2]])
 def test_any_magnitude_is_drawn(y):
-    svg = line_chart([Series(name="a", x=[1, 2], y=y)], title="t", x_label="x", y_label="y")
+    svg = Chart([Series(name="a", x=[1, 2], y=y)], title="t", x_label="x", y_label="y").__html__()
     ys = [float(value) for value in re.findall(r'cy="([^"]+)"', svg)]
     assert len(ys) == 2 and all(0 <= value <= 320 for value in ys)
 

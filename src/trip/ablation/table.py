@@ -9,7 +9,7 @@ always said.
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,19 @@ class Estimate:
     """A mean over seeds and clips with its interval."""
 
     value: float
-    low: float
-    high: float
+    interval: tuple[float, float] | list[float]
     seeds: int
     clips: int
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
+        low, high = self.interval
+        return low > 0 or high < 0
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+        low, high = self.interval
+        return f"{self.value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def read_scores(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
@@ -128,7 +129,7 @@ def bootstrap(values: Float[np.ndarray, "s n"], seed: int = 0) -> Estimate:
         rows, columns = rng.integers(0, count, count), rng.integers(0, clips, clips)
         draws[i] = values[rows].mean(0)[columns].mean()
     low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(float(values.mean()), float(low), float(high), count, clips)
+    return Estimate(float(values.mean()), (float(low), float(high)), count, clips)
 
 
 def paired(values: Float[np.ndarray, "s n"], reference: Float[np.ndarray, "r n"]) -> Estimate:
@@ -148,10 +149,10 @@ def tabulate(study: Study, folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"scores of {name} in {folder} are of other clips than those of {reference}; delete one to score again"
             )
-    rows = {name: {m: as_dict(bootstrap(v)) for m, v in metrics.items()} for name, metrics in scores.items()}
+    rows = {name: {m: asdict(bootstrap(v)) for m, v in metrics.items()} for name, metrics in scores.items()}
     differences = {
         reference: {
-            name: {m: as_dict(paired(v, scores[reference][m])) for m, v in metrics.items() if m in scores[reference]}
+            name: {m: asdict(paired(v, scores[reference][m])) for m, v in metrics.items() if m in scores[reference]}
             for name, metrics in scores.items()
             if name != reference
         }
@@ -159,22 +160,6 @@ def tabulate(study: Study, folder: Path) -> dict[str, Any]:
         if reference in scores
     }
     return {"rows": rows, "differences": differences}
-
-
-def as_dict(estimate: Estimate) -> dict[str, Any]:
-    """For JSON."""
-    return {
-        "value": estimate.value,
-        "interval": [estimate.low, estimate.high],
-        "seeds": estimate.seeds,
-        "clips": estimate.clips,
-    }
-
-
-def estimate_of(entry: dict[str, Any]) -> Estimate:
-    """Inverse of `as_dict`."""
-    low, high = entry["interval"]
-    return Estimate(entry["value"], low, high, entry["seeds"], entry["clips"])
 
 
 # ------------------------------------------------------------------------------------------------- as markdown
@@ -202,7 +187,7 @@ def grid(rows: dict[str, dict[str, Any]], metrics: Sequence[str], bold: bool) ->
 
 def cell(entry: dict[str, Any], bold: bool) -> str:
     """Value and interval."""
-    estimate = estimate_of(entry)
+    estimate = Estimate(**entry)
     return f"**{estimate}**" if bold and estimate.excludes_zero else str(estimate)
 
 

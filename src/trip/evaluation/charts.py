@@ -5,11 +5,14 @@ light to dark. Series differ in their dashes too, since colour alone does not re
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from typing import Any
+
+from markupsafe import Markup
+
+from trip.evaluation.rendering import rendered
 
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 76, 16, 14, 56
@@ -75,64 +78,58 @@ class Series:
         return cls(name=str(record["name"]), **lists)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Values to places, straight: `start` lies at `at`, `stop` at `to`."""
+@dataclass(frozen=True)
+class Chart:
+    """Series drawn over one another; the y axis starts at zero unless values are negative.
 
-    start: float
-    stop: float
-    at: float
-    to: float
-
-    def __call__(self, value: float) -> float:
-        """The place of a value."""
-        return self.at + (value - self.start) / (self.stop - self.start) * (self.to - self.at)
-
-
-def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> str:
-    """Draw series over one another.
-
-    Args:
+    Attributes:
         series: at least one; the first `COLOURS` have colours of their own. title: what a screen reader says first.
         x_label, y_label: beside the axes, with units.
-
-    Returns:
-        An ``<svg>`` element. Its y axis starts at zero unless values are negative.
 
     Raises:
         ValueError: no series.
     """
-    if not series:
-        raise ValueError("a chart needs at least 1 series; give one")
-    x_ticks = ticks(min(min(s.x) for s in series), max(max(s.x) for s in series))
-    values = [value for s in series for value in (*s.y, *s.low, *s.high)]
-    y_ticks = ticks(min(0.0, *values), max(values))
-    xs = [value for s in series for value in s.x]
-    across = widened(min(xs), max(xs))
-    x = Scale(start=across[0], stop=across[1], at=LEFT, to=WIDTH - RIGHT)
-    y = Scale(start=y_ticks[0], stop=y_ticks[-1], at=HEIGHT - BOTTOM, to=TOP)
-    parts = [
-        *axes(x, y, [tick for tick in x_ticks if across[0] <= tick <= across[1]], y_ticks),
-        label(x_label, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8),
-        label(y_label, 18, (TOP + HEIGHT - BOTTOM) / 2, turned=True),
-        *(part for index, s in enumerate(series) for part in drawn(s, index, x, y)),
-    ]
-    head = (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(described(title, series))}">'
-    )
-    return "\n".join([head, f"<title>{escape(title)}</title>", *parts, "</svg>"])
+
+    series: Sequence[Series]
+    title: str
+    x_label: str
+    y_label: str
+
+    def __post_init__(self) -> None:
+        if not self.series:
+            raise ValueError("a chart needs at least 1 series; give one")
+
+    def __html__(self) -> str:
+        """The chart as an ``<svg>`` element, which templates take in as it is."""
+        xs = [value for s in self.series for value in s.x]
+        left, right = widened(min(xs), max(xs))
+        ys = [value for s in self.series for value in (*s.y, *s.low, *s.high)]
+        y_ticks = ticks(min(0.0, *ys), max(ys))
+        return rendered(
+            "chart.svg",
+            chart=self,
+            x_ticks=[tick for tick in ticks(min(xs), max(xs)) if left <= tick <= right],
+            y_ticks=y_ticks,
+            x=lambda value: f"{placed(value, left, right, LEFT, WIDTH - RIGHT):.1f}",
+            y=lambda value: f"{placed(value, y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP):.1f}",
+            colour=colour,
+            dashes=dashes,
+            left=LEFT,
+            right=WIDTH - RIGHT,
+            bottom=HEIGHT - BOTTOM,
+            top=TOP,
+            width=WIDTH,
+            height=HEIGHT,
+        )
+
+    def legend(self) -> Markup:
+        """The series' names beside their lines, as an HTML list that wraps; empty of a single series."""
+        return Markup(rendered("legend.html", series=self.series, colour=colour, dashes=dashes))
 
 
-def legend(series: Sequence[Series]) -> str:
-    """The series' names beside their lines, as an HTML list that wraps; empty of a single series."""
-    if len(series) < 2:
-        return ""
-    items = (
-        f'<li><svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true"><path class="line {colour(index)}" '
-        f'd="M0 5H28"{dashes(index)}/></svg>{escape(s.name)}</li>'
-        for index, s in enumerate(series)
-    )
-    return f'<ul class="legend">{"".join(items)}</ul>'
+def placed(value: float, start: float, stop: float, at: float, to: float) -> float:
+    """The place of a value where `start` lies at `at` and `stop` at `to`."""
+    return at + (value - start) / (stop - start) * (to - at)
 
 
 def ticks(low: float, high: float, about: int = 6) -> list[float]:
@@ -156,62 +153,11 @@ def widened(low: float, high: float) -> Point:
     return (low, high) if high > low else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
 
 
-def axes(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> Iterator[str]:
-    """Lines across at the values of y, and the numbers at both axes."""
-    for tick in y_ticks:
-        kind = "axis" if tick == y.start else "grid"
-        yield f'<path class="{kind}" d="M{x.at:.1f} {y(tick):.1f}H{x.to:.1f}"/>'
-        yield f'<text class="tick" x="{x.at - 8:.1f}" y="{y(tick) + 5:.1f}" text-anchor="end">{tick:g}</text>'
-    for tick in x_ticks:
-        yield f'<path class="axis" d="M{x(tick):.1f} {y.at:.1f}v5"/>'
-        yield f'<text class="tick" x="{x(tick):.1f}" y="{y.at + 23:.1f}" text-anchor="middle">{tick:g}</text>'
-
-
-def label(text: str, x: float, y: float, turned: bool = False) -> str:
-    """An axis's name, centred at a place."""
-    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
-    return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="middle"{turn}>{escape(text)}</text>'
-
-
-def drawn(series: Series, index: int, x: Scale, y: Scale) -> Iterator[str]:
-    """A series' band, line and points; a point says its numbers when it is pointed at."""
-    places = [(x(a), y(b)) for a, b in zip(series.x, series.y, strict=True)]
-    if series.low:
-        ends = [*zip(series.x, series.high, strict=True), *reversed([*zip(series.x, series.low, strict=True)])]
-        yield f'<path class="band {colour(index)}" d="{path((x(a), y(b)) for a, b in ends)}Z"/>'
-    yield f'<path class="line {colour(index)}" d="{path(places)}"{dashes(index)}/>'
-    for k, (across, down) in enumerate(places):
-        said = escape(f"{series.name}: {series.y[k]:.4g} at {series.x[k]:g}{interval(series, k)}")
-        place = f'cx="{across:.1f}" cy="{down:.1f}" r="3"'
-        yield f'<circle class="point {colour(index)}" {place}><title>{said}</title></circle>'
-
-
-def interval(series: Series, k: int) -> str:
-    """The k-th interval in brackets, where there is one."""
-    return f" ({series.low[k]:.4g} to {series.high[k]:.4g})" if series.low else ""
-
-
-def path(places: Iterator[Point] | Sequence[Point]) -> str:
-    """Straight lines through places."""
-    return "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in places)
-
-
 def colour(index: int) -> str:
     """The class that a series is coloured by."""
     return f"series-{index % COLOURS + 1}"
 
 
 def dashes(index: int) -> str:
-    """The attribute that dashes a series' line; empty of the first."""
-    pattern = DASHES[index % len(DASHES)]
-    return f' stroke-dasharray="{pattern}"' if pattern else ""
-
-
-def described(title: str, series: Sequence[Series]) -> str:
-    """A chart in words: how every series begins, ends, and what it spans."""
-    lines = (
-        f"{s.name}: from {s.y[0]:.3g} at {s.x[0]:g} to {s.y[-1]:.3g} at {s.x[-1]:g}, "
-        f"between {min(s.y):.3g} and {max(s.y):.3g}"
-        for s in series
-    )
-    return f"{title}. {'. '.join(lines)}."
+    """The pattern of a series' line; empty of the first."""
+    return DASHES[index % len(DASHES)]

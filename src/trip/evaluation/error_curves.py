@@ -7,11 +7,12 @@ x is a timestep of 0 to 999, or the number of a frame, the first being 1. low an
 """
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trip.data.text import printable, read_json, read_jsonl
 from trip.evaluation.charts import LARGEST, Series
@@ -99,12 +100,7 @@ def series_of(name: str, losses: Mapping[float, Sequence[float]]) -> tuple[Serie
     found = {x: values for x, values in losses.items() if values}
     if not found:
         return ()
-    means = [statistics.fmean(values) for values in found.values()]
-    half = [1.96 * deviation(values) / math.sqrt(len(values)) for values in found.values()]
+    means = [float(np.mean(values)) for values in found.values()]
+    half = [1.96 * float(np.std(v, ddof=1)) / math.sqrt(len(v)) if len(v) > 1 else 0.0 for v in found.values()]
     low, high = ([m + sign * h for m, h in zip(means, half, strict=True)] for sign in (-1, 1))
     return (Series(name=name, x=list(found), y=means, low=low, high=high),)
-
-
-def deviation(values: Sequence[float]) -> float:
-    """The sample's standard deviation; 0 of a single value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0

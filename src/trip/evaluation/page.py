@@ -8,21 +8,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from trip.data.text import printable
 from trip.data.video.frames import Frames
 from trip.data.video.reading import Video, read_video
-from trip.evaluation.charts import Series, legend, line_chart
+from trip.evaluation.charts import Chart
 from trip.evaluation.clips import ClipFolder, Clips, prompt_of
 from trip.evaluation.embedding import animation_uri, at_height, picture_uri, resized, strip
 from trip.evaluation.error_curves import ErrorCurves
 from trip.evaluation.metric import GENERATED
 from trip.evaluation.published import PUBLISHED, compare
+from trip.evaluation.rendering import rendered
 from trip.evaluation.report import Report
 from trip.files import write_text
 
@@ -75,44 +72,21 @@ def write_page(
     """
     paired, pairs = pair_clips(generated, reference)
     place = generated if isinstance(generated, Path) else generated.path
-    page = (
-        environment()
-        .get_template("report.html")
-        .render(
-            title=f"Evaluation of {place.name or place}",
-            report=report,
-            generated=report.sides[GENERATED],
-            comparisons={name: compare(result, report) for name, result in report.metrics.items()},
-            published=PUBLISHED,
-            clips=[shown(made, real, report.num_frames) for made, real in evenly(pairs)],
-            clip_count=len(pairs),
-            paired=paired,
-            plots=plots_of(errors or ErrorCurves()),
-            settings=json.dumps(report.record(), indent=2, default=str, ensure_ascii=False),
-            record=record or {},
-        )
+    page = rendered(
+        "report.html",
+        title=f"Evaluation of {place.name or place}",
+        report=report,
+        generated=report.sides[GENERATED],
+        comparisons={name: compare(result, report) for name, result in report.metrics.items()},
+        published=PUBLISHED,
+        clips=[shown(made, real, report.num_frames) for made, real in evenly(pairs)],
+        clip_count=len(pairs),
+        paired=paired,
+        plots=plots_of(errors or ErrorCurves()),
+        settings=json.dumps(report.record(), indent=2, default=str, ensure_ascii=False),
+        record=record or {},
     )
     write_text(path, page)
-
-
-def environment() -> Environment:
-    """The templates of this package; every value that they print is escaped, and so are invisible marks in it."""
-    templates = Environment(
-        loader=PackageLoader("trip.evaluation", "templates"),
-        autoescape=True,
-        finalize=visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates
-
-
-def visible(value: Any) -> Any:
-    """A text without marks that would turn or hide what stands beside it; line ends and markup stay."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return "\n".join(map(printable, value.split("\n")))
 
 
 # ------------------------------------------------------------------------------------------------------ clips
@@ -191,27 +165,10 @@ def same_shape(made: Video, real: Video) -> bool:
 # ------------------------------------------------------------------------------------------------------ plots
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A chart, the names of its lines, and its numbers."""
-
-    title: str
-    x_label: str
-    svg: Markup
-    legend: Markup
-    series: tuple[Series, ...]
-
-
-def plots_of(errors: ErrorCurves) -> list[Plot]:
+def plots_of(errors: ErrorCurves) -> list[Chart]:
     """The plots that there are numbers for."""
     wanted = (
         ("Error by timestep", "timestep t (0: clean, 999: noise)", errors.timesteps),
         ("Error by frame", "frame", errors.frames),
     )
-    return [plot_of(title, x_label, series) for title, x_label, series in wanted if series]
-
-
-def plot_of(title: str, x_label: str, series: tuple[Series, ...]) -> Plot:
-    """Draw one."""
-    svg = line_chart(series, title=title, x_label=x_label, y_label="error")
-    return Plot(title=title, x_label=x_label, svg=Markup(svg), legend=Markup(legend(series)), series=series)
+    return [Chart(series, title=title, x_label=x, y_label="error") for title, x, series in wanted if series]

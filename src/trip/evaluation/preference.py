@@ -26,7 +26,8 @@ from trip.data.text import printable
 from trip.data.video.reading import Video, read_video
 from trip.evaluation.clips import clip_files, prompt_of
 from trip.evaluation.embedding import Frames, picture_uri, resized, sheet
-from trip.evaluation.page import environment, same_shape
+from trip.evaluation.page import same_shape
+from trip.evaluation.rendering import rendered
 from trip.files import write_json, write_text
 
 QUESTIONS = {
@@ -83,7 +84,7 @@ def write_preference(a: Path, b: Path, path: Path, *, seed: int = 0, catches: in
     secrets = {label: pair.secret for label, pair in zip(labels, pairs, strict=True)}
     key = {"format": KEY_FORMAT, "page": identity, "a": str(a), "b": str(b), "seed": seed, "pairs": secrets}
     study = {"format": VOTES_FORMAT, "page": identity, "questions": list(QUESTIONS), "pairs": shown}
-    page = environment().get_template("preference.html").render(study=study, questions=QUESTIONS, answers=ANSWERS)
+    page = rendered("preference.html", study=study, questions=QUESTIONS, answers=ANSWERS)
     write_json(key_path(path), key)
     write_text(path, page)
     return key_path(path)

