@@ -94,8 +94,8 @@ def test_a_batch_is_shared_evenly_by_processes_and_passes() -> None:
         (["--steps", "x"], "--steps (='x') must be a whole number"),
         (["--fps", "x"], "--fps (='x') must be a number"),
         (["--seed", "-1"], "seed (=-1) must not be negative"),
-        (["--caption-dropout", "nan"], "caption_dropout (=nan) must be a finite number"),
-        (["--batch-size", "3", "--accumulation", "2"], "batch_size (=3) must be a multiple of accumulation (=2)"),
+        (["--caption-dropout", "nan"], "--caption-dropout (=nan) must be a finite number"),
+        (["--batch-size", "3", "--accumulation", "2"], "--batch-size (=3) must be a multiple of accumulation (=2)"),
     ],
 )
 def test_a_wrong_flag_is_answered_in_the_users_words(flags: list[str], message: str, tmp_path: Path, capsys) -> None:

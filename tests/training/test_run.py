@@ -318,7 +318,7 @@ def test_a_folder_with_a_run_is_not_overwritten(small: Path, tmp_path: Path) -> 
     [
         (["--preset", "smoke", "--config", "x.json"], "exclude each other"),
         (["--config", "nowhere.json"], "nowhere.json cannot be read (No such file or directory); check the path"),
-        (["--preset", "smoke", "--caption-dropout", "1.5"], "caption_dropout (=1.5) must lie in 0 to 1"),
+        (["--preset", "smoke", "--caption-dropout", "1.5"], "--caption-dropout (=1.5) must lie in 0 to 1"),
         (["--preset", "smoke", "--trackers", "paper"], "tracker 'paper' is unknown; choose from"),
         (["--preset", "smoke", "--data", "nowhere"], "nowhere"),
         (
