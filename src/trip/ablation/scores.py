@@ -43,6 +43,10 @@ class HeldOut:
     captions: list[str]
     kinds: list[str | None]
 
+    def first(self, count: int) -> "HeldOut":
+        """The first so many of the clips."""
+        return HeldOut(latents=self.latents[:count], captions=self.captions[:count], kinds=self.kinds[:count])
+
 
 def held_out_clips(folder: Path, count: int) -> HeldOut:
     """The first `count` camera moves of a cache of synthetic motion, or the first clips of any other.

@@ -43,6 +43,7 @@ from trip.ablation.variants import (
 )
 from trip.data.text import printable, read_json
 from trip.evaluation.features.base import FeatureNetwork
+from trip.evaluation.generation import flat
 from trip.fields import Checked
 from trip.files import atomic, write_json
 from trip.noise_fusion import TrainingFreeNoiseFusion
@@ -162,15 +163,17 @@ def open_study(study: Study, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / "study.json", plain(study)
     found = read_record(path) if path.is_file() else wanted
-    found["base"] = json.loads(json.dumps(asdict(TrainingConfig()))) | found["base"]  # settings that came later
-    fusions = found.get("fusions", {})  # of all variants so far; absent from studies of older versions
-    if not isinstance(fusions, dict):
+    base, fusions = found.get("base"), found.get("fusions", {})  # fusions: of all variants so far; older ones lack it
+    if not isinstance(base, dict) or not isinstance(fusions, dict):
         raise ValueError(f"{path} holds no study; choose another folder")
+    found["base"] = json.loads(json.dumps(asdict(TrainingConfig()))) | base  # settings that came later
     found["fusions"] = {name: fusions.get(name, fusion) for name, fusion in wanted["fusions"].items()}
-    grows = ("variants", "seeds")
-    different = [k for k in wanted if k not in grows and found.get(k) != wanted[k]]
-    if different:
-        changes = "; ".join(difference(k, found.get(k), wanted[k]) for k in different)
+    fixed = wanted.keys() - {"variants", "seeds"}  # which may grow
+    there, here = (flat({k: v for k, v in record.items() if k in fixed}) for record in (found, wanted))
+    if different := [name for name in here | there if there.get(name) != here.get(name)]:
+        changes = "; ".join(
+            f"{n}: {printable(repr(there.get(n)), 80)} there, {here.get(n)!r} wanted" for n in different
+        )
         raise ValueError(f"{folder} holds another study ({changes}); choose another folder")
     wanted["fusions"] = fusions | wanted["fusions"]
     write_json(path, wanted)
@@ -214,14 +217,6 @@ def plain(study: Study) -> dict[str, Any]:
     if "trip-w-tuned" in fusions:
         fusions["trip-w-tuned"] = {**fusions["trip-w-tuned"], "ends": LINEAR_ENDS}
     return json.loads(json.dumps({**asdict(study), "fusions": fusions}))
-
-
-def difference(name: str, there: Any, wanted: Any) -> str:
-    """One differing setting; of a group, the settings within."""
-    if isinstance(there, dict) and isinstance(wanted, dict):
-        keys = sorted(key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key))
-        return ", ".join(difference(f"{name}.{key}", there.get(key), wanted.get(key)) for key in keys)
-    return f"{name}: {printable(repr(there), 80)} there, {wanted!r} wanted"
 
 
 def order(names: tuple[str, ...]) -> list[str]:
@@ -276,11 +271,7 @@ def scored(
 ) -> dict[str, np.ndarray]:
     """Train what the variant needs, and measure it on the held-out clips."""
     pipeline = network_of(study, folder, name, seed, manner)
-    some = HeldOut(
-        latents=clips.latents[: study.made_clips],
-        captions=clips.captions[: study.made_clips],
-        kinds=clips.kinds[: study.made_clips],
-    )
+    some = clips.first(study.made_clips)
     if name == "static":
         errors, made = static_errors(clips), still_clips(pipeline, some)
     else:

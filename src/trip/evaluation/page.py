@@ -48,7 +48,6 @@ class Shown:
     real_strip: str
     moving: str
     still: str
-    columns: int
 
 
 def write_page(
@@ -128,7 +127,6 @@ def shown(made: Path, real: Path | None, num_frames: int | None) -> Shown:
         real_strip=strip_uri(other.frames) if other else "",
         moving=animation_uri(moving, video.fps, LARGEST_ANIMATION),
         still=picture_uri(moving[0]),
-        columns=2 if other else 1,
     )
 
 

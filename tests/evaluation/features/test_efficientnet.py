@@ -13,7 +13,7 @@ def test_photographs_of_a_palace_and_of_a_flower(weights):
     images = torch.from_numpy(np.load(weights / "inception_reference.npz")["images_uint8"])[None]
     features = network(images)
     assert features.shape == (1, 2, 1280) and (network.name, network.size) == ("EfficientNet-Lite0", 224)
-    palace, flower = network.network.classify(features[0])
+    palace, flower = network.network._fc(features[0])
     assert set(palace.topk(2).indices.tolist()) == {BELL_COTE, PALACE}
     assert int(flower.argmax()) == DAISY
 

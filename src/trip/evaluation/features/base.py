@@ -38,12 +38,12 @@ class FeatureNetwork(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameFeatures:
-    """Features of every frame, `chunk` frames at a time, so that memory does not grow with the number of clips.
+class Features:
+    """A network with what comes before it, shown `chunk` items at a time: memory does not grow with their number.
 
     Attributes:
-        name, size: see `FeatureNetwork`. network: prepared frames -> "n d". prepare: "n H W 3" -> "n 3 S S".
-        chunk: frames at once. device: of the network.
+        name, size: see `FeatureNetwork`. network: prepared items -> "n d". prepare: frames "n H W 3" -> "n 3 S S".
+        chunk: frames or clips at once. device: of the network.
     """
 
     name: str
@@ -53,37 +53,38 @@ class FrameFeatures:
     chunk: int = 16
     device: str = "cpu"
 
+    def in_chunks(self, items: Tensor, features: Callable[[Tensor], Tensor]) -> Float[Tensor, "n d"]:
+        """Features of all items, on the CPU."""
+        return torch.cat([features(part.to(self.device)) for part in items.split(self.chunk)]).float().cpu()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFeatures(Features):
+    """Features of every frame."""
+
     @torch.inference_mode()
     def __call__(self, clips: UInt8[Tensor, "b f H W 3"]) -> Float[Tensor, "b f d"]:
         """Features of the frames."""
         frames = rearrange(clips, "b f H W c -> (b f) H W c")
-        parts = [self.network(self.prepare(part.to(self.device))) for part in frames.split(self.chunk)]
-        return rearrange(torch.cat(parts).float().cpu(), "(b f) d -> b f d", b=len(clips))
+        found = self.in_chunks(frames, lambda part: self.network(self.prepare(part)))
+        return rearrange(found, "(b f) d -> b f d", b=len(clips))
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoFeatures:
-    """Features of whole clips, `chunk` clips at a time.
+class VideoFeatures(Features):
+    """Features of whole clips, prepared as "b 3 f S S".
 
     Attributes:
-        name, size: see `FeatureNetwork`. network: prepared clips "b 3 f S S" -> "b d".
-        prepare: frames "n H W 3" -> "n 3 S S". chunk: clips at once. device: of the network.
         pick: indices of the frames that the network sees, given how many there are; by default all.
     """
 
-    name: str
-    size: int
-    network: Callable[[Tensor], Tensor]
-    prepare: Callable[[Tensor], Tensor]
     chunk: int = 1
-    device: str = "cpu"
     pick: Callable[[int], Sequence[int]] = range
 
     @torch.inference_mode()
     def __call__(self, clips: UInt8[Tensor, "b f H W 3"]) -> Float[Tensor, "b d"]:
         """Features of the clips."""
-        seen = clips[:, list(self.pick(clips.shape[1]))]
-        return torch.cat([self._of_part(part.to(self.device)) for part in seen.split(self.chunk)]).float().cpu()
+        return self.in_chunks(clips[:, list(self.pick(clips.shape[1]))], self._of_part)
 
     def _of_part(self, clips: UInt8[Tensor, "b f H W 3"]) -> Float[Tensor, "b d"]:
         frames = self.prepare(rearrange(clips, "b f H W c -> (b f) H W c"))

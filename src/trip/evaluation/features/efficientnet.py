@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Pictures, (x - 127) / 128 -> the 1280 features of the last pool; `classify` turns them into 1000 logits."""
+    """Pictures, (x - 127) / 128 -> the 1280 features of the last pool; `_fc` would turn them into 1000 logits."""
 
     folds = (("_conv_stem", "_bn0"), ("_conv_head", "_bn1"))
 
@@ -86,10 +86,6 @@ class EfficientNetLite0(nn.Module):
         for block in self._blocks:
             x = block(x)
         return F.relu6(self._bn1(self._conv_head(x)), inplace=True).mean(dim=(2, 3))
-
-    def classify(self, features: Float[Tensor, "n 1280"]) -> Float[Tensor, "n 1000"]:
-        """Logits of ImageNet's classes."""
-        return self._fc(features)
 
 
 def efficientnet_features(weights: Path, device: str = "cpu") -> FrameFeatures:
