@@ -1,7 +1,7 @@
 """Write what trip-mini understands into its folder: `python -m lab.wordings FOLDER`.
 
 `FAR` was chosen on training wordings about training objects and photographs, of which 1.3 % lie below it, and on 30
-prompts of other things (people, weather, styles, other languages), of which 23 do; no held-out wording was looked at.
+prompts of other things (people, weather, styles, other languages), of which 21 do; no held-out wording was looked at.
 """
 
 import sys
