@@ -24,3 +24,11 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name} links to {path}"
         assert not heading or heading in anchors(target), f"{page.name} links to {path}#{heading}"
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/-]+(?:\.py|\.md|\.toml|/))`", page)
+    assert len(named) > 40
+    missing = [name for name in named if not any((root / name).exists() for root in (ROOT / "src" / "trip", ROOT))]
+    assert not missing
