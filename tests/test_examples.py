@@ -7,8 +7,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from trip.data.images import load_image
 from trip.data.video.reading import read_video
 from trip.data.video.writing import write_video
 
@@ -30,7 +30,7 @@ def clips(tmp_path: Path) -> Path:
     """Two clips of 16 frames whose content shifts, with captions."""
     folder = tmp_path / "clips"
     folder.mkdir()
-    picture = np.asarray(Image.open(PICTURE).convert("RGB").resize((96, 64)))
+    picture = np.asarray(load_image(PICTURE).resize((96, 64)))
     for name in ("a", "b"):
         write_video(folder / f"{name}.mp4", np.stack([picture[:, k : k + 64] for k in range(16)]), 8)
     rows = [{"file_name": f"{name}.mp4", "text": "the camera pans right"} for name in ("a", "b")]
@@ -46,7 +46,7 @@ def test_an_example_fits_on_a_page(script: Path) -> None:
 def test_the_prior_halves_the_error_of_a_network_that_has_not_seen_the_picture(tmp_path: Path) -> None:
     errors = example("toy_prior").main(str(tmp_path / "toy.png"), steps=20)
     assert errors["image noise prior"] < 0.7 * errors["no prior"]
-    assert Image.open(tmp_path / "toy.png").size == (1024, 480)
+    assert load_image(tmp_path / "toy.png").size == (1024, 480)
 
 
 def test_animate(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
