@@ -49,6 +49,7 @@ def test_the_prior_halves_the_error_of_a_network_that_has_not_seen_the_picture(t
     assert load_image(tmp_path / "toy.png").size == (1024, 480)
 
 
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 def test_animate(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = example("animate").main(str(PICTURE), "the camera pans left", str(tmp_path / "clip.gif"), steps=1)
     video = read_video(file)
