@@ -17,7 +17,7 @@ from trip.training.run import train
 def main(clips: str, run: str, steps: int = 40, batch_size: int = 8) -> TripPipeline:
     """Train all weights; interrupted, the same command with resume_from="latest" goes on."""
     config = replace(fine_tune(), data=clips, steps=steps, batch_size=batch_size)
-    config = replace(config, fps=0, trackers=(), log_every=1)  # frames as they are; losses to RUN/log.jsonl alone
+    config = replace(config, fps=8.0, trackers=(), log_every=1)  # clips are resampled; losses to RUN/log.jsonl alone
     train(config, Path(run))
     return TripPipeline.from_pretrained(Path(run) / "final")
 
