@@ -78,7 +78,7 @@ def test_the_pages_measurement_is_understood() -> None:
 
 def test_the_page_shows_the_measured_figures() -> None:
     """Every mean of the table's rows is the result file's, rounded as there."""
-    text, results = PAGE.read_text(encoding="utf-8"), json.loads(RESULTS.read_text())["results"]
+    text, results = RESULTS.with_suffix(".md").read_text(encoding="utf-8"), json.loads(RESULTS.read_text())["results"]
     for name in ("before", "full", "lora"):
         loss = results[name]["loss"]
         for key in ("all", "t0", "t1", "t2", "t3"):
