@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from tiny_models import FRAMES, SIZE, TEXT, TOKENS, trip_pipeline
+from tiny_models import FRAMES, SIZE, TEXT, TOKENS, stable_diffusion_pipeline, trip_pipeline
 from trip.inputs import Batch, as_images, numbers, own_schedule, scale_of_frames, size_of, to_pixels
 from trip.pipeline import TripPipeline
+from trip.text import count_tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
@@ -203,3 +204,34 @@ def test_prompts_may_be_encoded_without_the_networks(tmp_path, pipe):
 
 def test_frames_of_a_list_of_arrays(pipe):
     assert run(pipe, [np.asarray(picture())] * 2, "pan", num_inference_steps=1).shape[:2] == (2, FRAMES)
+
+
+def test_a_pipeline_that_could_not_be_loaded_again_is_not_saved(tmp_path):
+    blind = trip_pipeline()
+    blind.unet = blind.vae = None
+    with pytest.raises(ValueError, match=r"^this pipeline has no vae, unet, so it would not load again"):
+        blind.save_pretrained(tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_model_of_stills_is_no_text_to_video_model():
+    with pytest.raises(ValueError, match=r"^StableDiffusionPipeline makes stills, no clips"):
+        TripPipeline.from_pipe(stable_diffusion_pipeline())
+
+
+def test_encoding_a_prompt_says_what_is_not_read(pipe, caplog):
+    from diffusers.utils import logging
+
+    logging.enable_propagation()
+    try:
+        pipe.encode_prompt(["镜头", "a" * 40], do_classifier_free_guidance=False)
+    finally:
+        logging.disable_propagation()
+    text = caplog.text
+    assert 'does not know "镜头"' in text and "over the limit of" in text and "its end is cut" in text
+
+
+def test_fitting_keeps_the_words_that_are_read_whole(pipe):
+    fitting = pipe.fitting("pan left and " + "on and " * 20)
+    assert fitting.startswith("pan")
+    assert count_tokens(pipe.tokenizer, fitting) <= TOKENS < count_tokens(pipe.tokenizer, fitting + " and")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, UNet3DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel, UNet3DConditionModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -37,6 +37,11 @@ def source_components(
     if isinstance(source, str | os.PathLike):
         source = load_whole(DiffusionPipeline.from_pretrained, DiffusionPipeline, source, takes, load_options)
     parts = source.components if isinstance(source, DiffusionPipeline) else source
+    if isinstance(parts.get("unet"), UNet2DConditionModel):
+        raise ValueError(
+            f"{type(source).__name__} makes stills, no clips; train it on some with trip train --initial, or give a "
+            "text-to-video model"
+        )
     if missing := [name for name in COMPONENTS if parts.get(name) is None]:
         raise ValueError(f"the text-to-video model has no {', '.join(missing)}; pass a complete pipeline")
     return dict(parts)

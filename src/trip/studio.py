@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from trip.adapters import read_adapters
-from trip.data.images import fit_image, load_image, output_size
+from trip.data.images import fit_image, load_image, output_size, to_rgb
 from trip.data.video.metadata import names_only
 from trip.data.video.reading import read_video
 from trip.data.video.writing import write_video
@@ -132,9 +132,7 @@ class Studio:
         Raises:
             ValueError: what is wrong with the request, before anything is computed; latents that became NaN.
         """
-        controls = controls_of(request)
-        if image is not None:
-            controls["image"] = image
+        controls = controls_of(request, image)
         image = controls["image"] if "image" in controls else controls["video"][0]
         assert isinstance(image, Image.Image)
         request = self.resolve(request, image)
@@ -232,16 +230,21 @@ class Studio:
         return {**record_of(request, model), **facts}
 
 
-def controls_of(request: ClipRequest) -> dict[str, Any]:
+def controls_of(request: ClipRequest, image: Image.Image | None = None) -> dict[str, Any]:
     """The pictures that a request names, and motion given by hand, as arguments of the pipeline.
+
+    Args:
+        image: in place of the first picture's file.
 
     Raises:
         ValueError, OSError: a picture or clip that cannot be read, or a path or drag that cannot be understood.
     """
-    if request.image.suffix.lower() in CLIP_SUFFIXES:
+    if image is not None:
+        given: dict[str, Any] = {"image": to_rgb(image)}
+    elif request.image.suffix.lower() in CLIP_SUFFIXES:
         clip = read_video(request.image)
         observed = min(request.observe or OBSERVED, len(clip.frames))
-        given: dict[str, Any] = {"video": [Image.fromarray(frame) for frame in clip.frames[-observed:]]}
+        given = {"video": [Image.fromarray(frame) for frame in clip.frames[-observed:]]}
     elif request.observe is not None:
         raise ValueError(f"observe (={request.observe}) is of clips, and {request.image} is a picture; leave it out")
     else:

@@ -27,7 +27,7 @@ from trip.data.video.reading import read_video
 from trip.data.video.writing import write_video
 from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SCHEDULERS, SamplingPreset
-from trip.request import animate_command
+from trip.request import ClipRequest, ModelRequest, animate_command
 from trip.studio import MadeClip, Studio
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -862,3 +862,27 @@ CONTROL_CASES = {
 def test_bad_control(fails, picture, tmp_path, case):
     flags, words = CONTROL_CASES[case]
     fails(*words, argv=("animate", picture, "--prompt", "pan", "--output", tmp_path / "out" / "clip.mp4", *flags))
+
+
+def test_a_list_is_named_with_the_line_that_is_wrong(run, picture, tmp_path):
+    rows = [{"image": str(picture), "prompt": "pan", "seed": -5}, {"image": str(picture), "prompt": "a\u0000b"}]
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    code, _, stderr = run("animate", path, "--output", tmp_path / "out")
+    assert code == 2 and f"{path} line 1: seed (=-5) must be" in stderr[0]
+    wide = tmp_path / "wide.csv"
+    wide.write_text("image," + "x" * 200_000)
+    code, _, stderr = run("animate", wide, "--output", tmp_path / "out")
+    assert code == 2 and "wide.csv line 1 is not CSV" in stderr[0]
+
+
+def test_a_picture_in_memory_is_turned_upright(model, tmp_path):
+    """As the file of the same phone would be."""
+    photo = Image.new("RGB", (40, 20), "red")
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "phone.jpg", exif=exif)
+    studio = Studio.open(ModelRequest(model=str(model)))
+    request = ClipRequest(image=tmp_path / "phone.jpg", prompt="pan", steps=1)
+    made = [studio.make(request).frames.shape, studio.make(request, Image.open(tmp_path / "phone.jpg")).frames.shape]
+    assert made[0] == made[1] and made[0][1] > made[0][2]

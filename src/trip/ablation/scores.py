@@ -143,7 +143,7 @@ def make_clips(
         latents = clips.latents[start : start + batch_size]
         frames = call(
             list(first_frames(pipeline, latents)),
-            clips.captions[start : start + batch_size],
+            [pipeline.fitting(caption) for caption in clips.captions[start : start + batch_size]],
             generator=[torch.Generator().manual_seed(start + row) for row in range(len(latents))],
             num_frames=latents.shape[2],
             num_inference_steps=steps,

@@ -41,7 +41,6 @@ from trip.evaluation.weights import sha256_of
 from trip.files import write_json
 from trip.opening import choose_device, choose_dtype, find_model, load_pipeline
 from trip.pipeline import TripPipeline
-from trip.text import count_tokens
 
 FALLBACK_SIDE = 256
 """Height and width where neither the user nor the model says: the paper's."""
@@ -197,7 +196,7 @@ class Run:
 
     def fitting(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs with prompts that the text encoder reads whole: longer ones lose their last words, as CLIP's do."""
-        fitting = {prompt: fitting_prompt(self.pipeline, prompt) for prompt in {job.prompt for job in jobs}}
+        fitting = {prompt: self.pipeline.fitting(prompt) for prompt in {job.prompt for job in jobs}}
         cut = sum(fitting[prompt] != prompt for prompt in fitting)
         if cut and self.first:
             limit = self.pipeline.max_text_tokens
@@ -258,12 +257,3 @@ def fingerprint(source: str) -> str | None:
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors"))
     lines = [f"{file.relative_to(folder).as_posix()} {sha256_of(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def fitting_prompt(pipeline: TripPipeline, prompt: str) -> str:
-    """As many of its words as fit."""
-    words, tokenizer = prompt.split(" "), pipeline.tokenizer
-    assert tokenizer is not None
-    while len(words) > 1 and count_tokens(tokenizer, " ".join(words)) > pipeline.max_text_tokens:
-        words.pop()
-    return " ".join(words)

@@ -146,7 +146,11 @@ def _of_row(row: dict[str, Any], where: str, options: Animate, folder: Path) -> 
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     prompt = _prompt(prompt or options.prompt, f"give one in {where}, or for all with --prompt")
-    return _job(options, picture, prompt, output, _row_seed(row.get("seed"), where, options.seed))
+    seed = _row_seed(row.get("seed"), where, options.seed)
+    try:
+        return _job(options, picture, prompt, output, seed)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _row_seed(value: Any, where: str, default: int | None) -> int | None:
@@ -192,7 +196,10 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
 
 
 def _read_csv(path: Path, on_fault: OnFault) -> Iterator[tuple[int, dict[str, Any]]]:
-    header = next(csv.reader(read_lines(path, newline=""), skipinitialspace=True), [])
+    try:
+        header = next(csv.reader(read_lines(path, newline=""), skipinitialspace=True), [])
+    except csv.Error as error:
+        raise ValueError(f"{path} line 1 is not CSV ({error}); save it again as one") from None
     if "image" not in header:
         raise ValueError(f"{path} has no column image; its first line must name the columns image,prompt")
     yield from read_csv(path, on_fault)

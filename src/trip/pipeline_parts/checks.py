@@ -20,8 +20,9 @@ from trip.inputs import (
     shown,
 )
 from trip.noise_fusion import TrainingFreeNoiseFusion
+from trip.pipeline_parts.starts import NEEDED
 from trip.references import chunk_lengths
-from trip.text import check_text, count_tokens, unread
+from trip.text import check_text, count_tokens
 
 logger = logging.get_logger(__name__)
 
@@ -109,7 +110,7 @@ class Checks(DiffusionPipeline):
 
     def check_parts(self) -> None:
         """A clip needs all networks, even if prompts come as embeddings."""
-        if missing := [name for name in ("vae", "unet", "fusion", "scheduler") if getattr(self, name) is None]:
+        if missing := [name for name in NEEDED if getattr(self, name) is None]:
             raise ValueError(f"this pipeline has no {', '.join(missing)}; load the model whole to make clips")
 
     def check_size(self, height: int, width: int, num_frames: int) -> None:
@@ -130,12 +131,17 @@ class Checks(DiffusionPipeline):
             raise ValueError("this pipeline has no text encoder; pass prompt_embeds and negative_prompt_embeds")
         for prompt in prompts:
             check_text(prompt)
-            if warning := unread(self.tokenizer, prompt):  # pyright: ignore
-                logger.warning(warning)
             tokens, limit = count_tokens(self.tokenizer, prompt), self.max_text_tokens  # pyright: ignore
             if tokens > limit:
                 start = prompt[:40] + "..."
                 raise ValueError(f"prompt {start!r} has {tokens} tokens, over the limit of {limit}; shorten it")
+
+    def fitting(self, prompt: str) -> str:
+        """As many of a prompt's words as the text encoder reads."""
+        words = prompt.split(" ")
+        while len(words) > 1 and count_tokens(self.tokenizer, " ".join(words)) > self.max_text_tokens:
+            words.pop()
+        return " ".join(words)
 
     def check_guidance(self, guidance_scale: float | Tensor, image_guidance_scale: float, num_frames: int) -> None:
         """A guidance ramp has one value a frame; image guidance needs a network that sees the image."""

@@ -1,11 +1,12 @@
 """From texts, pictures and seeds to tensors, and from latents to frames."""
 
+from collections.abc import Sequence
+from logging import WARNING
 from typing import no_type_check
 
 import torch
-from diffusers import (
-    DiffusionPipeline,
-)
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
@@ -21,12 +22,15 @@ from trip.inputs import (
     device_of,
     one_per_clip,
     require_finite,
+    shown,
     whole,
 )
 from trip.noise_prior import Clip
 from trip.pipeline_parts.checks import OVERLAP
 from trip.references import chained
-from trip.text import encode_text
+from trip.text import count_tokens, encode_text, unread
+
+logger = logging.get_logger(__name__)
 
 
 class Encoding(DiffusionPipeline):
@@ -70,6 +74,7 @@ class Encoding(DiffusionPipeline):
         if texts := list(dict.fromkeys([*prompts, *negatives])):
             if self.text_encoder is None or self.tokenizer is None:
                 self.check_prompts(texts)
+            self._warn_of(texts)
             length, zero_padding = self.max_text_tokens, self.config["zero_text_padding"]
             with self.lora_scaled(lora_scale):
                 features = encode_text(
@@ -91,6 +96,16 @@ class Encoding(DiffusionPipeline):
         elif negative_prompt_embeds is not None:
             negative_prompt_embeds = one_per_clip(negative_prompt_embeds, count, device)
         return prompt_embeds, negative_prompt_embeds
+
+    def _warn_of(self, texts: Sequence[str]) -> None:
+        """Say what of texts is not read: words that the encoder does not know, and what lies beyond its limit."""
+        if not logger.isEnabledFor(WARNING):
+            return
+        for text in texts:
+            if line := unread(self.tokenizer, text):
+                logger.warning(line)
+            if (tokens := count_tokens(self.tokenizer, text)) > (limit := self.max_text_tokens):
+                logger.warning(f"prompt {shown(text)} has {tokens} tokens, over the limit of {limit}; its end is cut")
 
     def encode_image(self, pixels: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c 1 h w"]:
         """Latents of stills in [-1, 1], scaled as the network sees them; the mode of the VAE's posterior.

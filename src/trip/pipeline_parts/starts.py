@@ -31,6 +31,10 @@ SETTINGS: Mapping[str, Any] = {
 """What no part says, and its defaults."""
 
 
+NEEDED = ("vae", "unet", "fusion", "scheduler")
+"""Parts without which there is no clip."""
+
+
 class Starts(DiffusionPipeline):
     """Loading, converting and saving."""
 
@@ -115,6 +119,8 @@ class Starts(DiffusionPipeline):
         Raises:
             ValueError: before anything is written, if a part has adapters or is otherwise not what would be loaded.
         """
+        if missing := [name for name in NEEDED if getattr(self, name) is None]:
+            raise ValueError(f"this pipeline has no {', '.join(missing)}, so it would not load again; load it whole")
         for name, part in self.components.items():
             if isinstance(part, nn.Module):
                 check_saveable(part, name)

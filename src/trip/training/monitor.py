@@ -205,7 +205,7 @@ def validation_picture(pipeline: TripPipeline, source: Source, config: TrainingC
     call: Any = pipeline
     made = call(
         list(stills.clamp(0, 1)),
-        [sample.caption for sample in samples],
+        [pipeline.fitting(sample.caption) for sample in samples],
         generator=[torch.Generator().manual_seed(k) for k in range(len(samples))],
         num_frames=latents.shape[2],
         num_inference_steps=config.validation_steps,
