@@ -108,7 +108,7 @@ def build_pipeline(config: TrainingConfig, measure: Callable[[TripPipeline], Ten
     channels = parts["vae"].config["latent_channels"]
     fusion = new_fusion(config, channels) if own is None else own
     torch.manual_seed(config.seed)
-    unet = new_unet(config, fusion, channels) if parts["unet"] is None else parts["unet"]
+    unet = new_unet(config, channels) if parts["unet"] is None else parts["unet"]
     parts |= {
         "unet": with_image_channels(unet, fusion, channels),
         "fusion": fusion,
@@ -129,9 +129,12 @@ def check_parts(config: TrainingConfig) -> None:
     check_arguments(ResidualUNet3D, config.unet, "unet")
 
 
-def new_unet(config: TrainingConfig, fusion: NoiseFusion, latent_channels: int) -> ResidualUNet3D:
-    """A fresh network of `config.unet`; its channels follow from the autoencoder's latents and the fusion."""
-    channels = {"in_channels": input_channels(fusion, latent_channels), "out_channels": latent_channels}
+def new_unet(config: TrainingConfig, latent_channels: int) -> ResidualUNet3D:
+    """A fresh network of `config.unet` on the autoencoder's latents, the same whatever the fusion.
+
+    Channels of the image are added to it afterwards, with zero weights, so that all ablations start from one network.
+    """
+    channels = {"in_channels": latent_channels, "out_channels": latent_channels}
     return ResidualUNet3D(**{**config.unet, **channels})
 
 
