@@ -53,6 +53,8 @@ class Checks(DiffusionPipeline):
 
     def chunk_lengths(self, num_frames: int) -> list[int]:
         """Frames of the chunks that a clip is made in, of which each begins with the last ones before it."""
+        if not self.chains:
+            return [num_frames]
         return chunk_lengths(num_frames, self.max_num_frames, 1 if self.still_only else OVERLAP)
 
     @property
