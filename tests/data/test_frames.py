@@ -292,3 +292,17 @@ def test_high_dynamic_range_clips_are_tone_mapped(tmp_path, kind, name, codec, o
     frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries = 9, 1, tag, 9
     picture = shown(encode(tmp_path / name, [frame], codec, options))
     np.testing.assert_allclose(picture, np.full((32, 32, 3), srgb(50 / 203)), atol=2)
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_alpha_of_high_dynamic_range_clips_lies_on_white(tmp_path, kind):
+    """Hidden and whole in halves from the left, over a grey that shows 50 candela."""
+    signal, tag = SIGNALS[kind]
+    alpha = np.repeat(np.uint16([[0] * 16 + [1023] * 16]), 32, 0)
+    planes = [np.full((32, 32), level, np.uint16) for level in (round(64 + 876 * signal(50)), 512, 512)]
+    frame = av.VideoFrame(32, 32, "yuva444p10le")
+    for plane, values in zip(frame.planes, [*planes, alpha], strict=True):
+        plane.update(values.tobytes())
+    frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries = 9, 1, tag, 9
+    picture = shown(encode(tmp_path / "a.mkv", [frame], "ffv1"))
+    np.testing.assert_allclose([picture[8, 8], picture[8, 24]], [WHITE, [srgb(50 / 203)] * 3], atol=2)

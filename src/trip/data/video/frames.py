@@ -126,18 +126,17 @@ def _coloured(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W c"]:
     """Red, green, blue and, where it has one, alpha as stored."""
     if frame.colorspace not in CONVERTIBLE:
         raise Unshowable("has colours in a space that cannot be converted; convert the clip to BT.709")
-    match frame.color_trc:
-        case ColorTrc.SMPTE2084:
-            return tone_mapped(_coded(frame), hlg=False)
-        case ColorTrc.ARIB_STD_B67:
-            return tone_mapped(_coded(frame), hlg=True)
+    if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
+        coded = _coded(frame)
+        colours = tone_mapped(coded[..., :3], hlg=frame.color_trc == ColorTrc.ARIB_STD_B67)
+        return np.concatenate([colours, (coded[..., 3:] >> 8).astype(np.uint8)], axis=2)
     pixel_format = "rgba" if _has_alpha(frame) else "rgb24"
     return _converted(frame, pixel_format, Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601)
 
 
-def _coded(frame: av.VideoFrame) -> UInt16[np.ndarray, "H W 3"]:
-    """Red, green and blue of BT.2020 before its transfer function is undone, 16 bit."""
-    return _converted(frame, "rgb48le", Colorspace(AVCOL_SPC_BT2020_NCL))
+def _coded(frame: av.VideoFrame) -> UInt16[np.ndarray, "H W c"]:
+    """Red, green and blue of BT.2020 before its transfer function is undone and, where it has one, alpha; 16 bit."""
+    return _converted(frame, "rgba64le" if _has_alpha(frame) else "rgb48le", Colorspace(AVCOL_SPC_BT2020_NCL))
 
 
 def _converted(frame: av.VideoFrame, pixel_format: str, guess: Colorspace) -> np.ndarray:
