@@ -155,6 +155,8 @@ MODES = {
     "LA": (made("LA", (0, 128)), (127, 127, 127)),
     "La": (made("LA", (0, 128)).convert("La"), (127, 127, 127)),
     "PA": (palette_and_mask(128), HALF_RED),
+    "PA hidden": (palette_and_mask(0), WHITE),
+    "I black": (made("I", 0), (0, 0, 0)),
     "P with a transparent index": (with_palette("RGB", [0, 0, 0, *RED], 1, transparency=1), WHITE),
     "P with a table of alphas": (with_palette("RGB", [0, 0, 0, *RED], 1, transparency=bytes([0, 128])), HALF_RED),
     "P with an RGBA palette": (with_palette("RGBA", [0, 0, 0, 0, *RED, 128], 1), HALF_RED),
@@ -181,6 +183,10 @@ def test_every_mode_is_what_it_shows(name, banded, monkeypatch):
 def test_a_picture_given_in_python_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"^image holds float values 0 to 300, which must lie in 0 to 1; save it"):
         to_rgb(Image.fromarray(np.linspace(0, 300, 400, dtype=np.float32).reshape(20, 20)))
+    with pytest.raises(
+        ValueError, match=r'^image holds integers of at most 200 in mode I.*; pass image\.convert\("L"\)$'
+    ):
+        to_rgb(made("L", 200).convert("I"))
     quadrants(256, 256).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1000])
     with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(ValueError, match=r"^image is damaged or incomplete"):
@@ -193,6 +199,14 @@ def test_the_current_frame_of_an_animation_given_in_python_is_taken(tmp_path):
     with Image.open(tmp_path / "a.gif") as image:
         image.seek(1)
         assert to_rgb(image).getpixel((9, 9)) == GREEN
+
+
+def test_a_dark_file_of_16_bit_stays_dark(tmp_path):
+    Image.new("I", (20, 20), 200).save(tmp_path / "dark.tif")
+    with Image.open(tmp_path / "dark.tif") as image:
+        assert to_rgb(image).getpixel((9, 9)) == load_image(tmp_path / "dark.tif").getpixel((9, 9)) == (1, 1, 1)
+        image.load()  # which closes the file
+        assert to_rgb(image).getpixel((9, 9)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("turn", [1, 6])

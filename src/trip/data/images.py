@@ -206,7 +206,18 @@ def to_rgb(image: Image.Image, background: Colour = WHITE, name: str = "image") 
     with _described(name):
         if getattr(image, "fp", None) is not None:  # not decoded yet
             _check_size(image.size, 1, int(MAX_PIXELS * _share(image)))
+        elif image.mode == "I" and image.format is None:
+            _check_levels(image)
         return _upright(image, background)
+
+
+def _check_levels(image: Image.Image) -> None:
+    """Raise _Refused for 8 bit levels that a program put into mode I: read as 16 bit they are nearly black."""
+    highest = np.asarray(image).max()
+    if 0 < highest <= 255:
+        raise _Refused(
+            f'holds integers of at most {highest} in mode I, which is read as 16 bit; pass image.convert("L")'
+        )
 
 
 def _upright(image: Image.Image, background: Colour) -> Image.Image:
