@@ -67,7 +67,7 @@ def test_settings_are_the_flags_of_animate_and_none_has_two_meanings() -> None:
 
 
 def test_what_the_pipeline_has_by_the_same_name_is_passed() -> None:
-    own = {"image", "preset", "steps", "scheduler", "seed", "fps", "keyframe", "drag", "observe"}
+    own = {"image", "preset", "steps", "scheduler", "seed", "fps", "keyframe", "drag", "observe", "upscale"}
     assert annotations(ClipRequest).keys() - own <= inspect.signature(TripPipeline.__call__).parameters.keys()
 
 

@@ -109,7 +109,8 @@ class ClipRequest(Checked):
     fps: Annotated[float, within(0.1, 240)] = 8.0
     """Frames per second of the file."""
     width: Integer = None
-    """Pixels (default: the model's area in the picture's shape)."""
+    """Pixels (default: the picture's shape, at about 512 x 512 pixels and not above its own; without --upscale at the
+    model's area)."""
     height: Integer = None
     """Pixels (default: as for the width)."""
     last_image: Picture = None
@@ -126,6 +127,9 @@ class ClipRequest(Checked):
     """What lies at one place goes to another, in shares of width and height; may be given several times."""
     observe: Annotated[Integer, within(1)] = None
     """Frames at the end of a clip, given as the picture, that the new one begins with (default: 4)."""
+    upscale: Literal["auto", "cascade", "none"] = "auto"
+    """cascade moves the full-size picture along the small clip that the model makes; auto does so where the picture is
+    much larger than the model's clips."""
     decode_chunk_size: Annotated[Integer, within(1), UNRECORDED] = None
     """Frames decoded at once (default: the clip's); fewer take less memory."""
 

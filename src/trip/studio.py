@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 
 from trip.adapters import read_adapters
+from trip.cascade import upsampled
+from trip.controls import Controls
 from trip.data.images import fit_image, load_image, output_size, to_rgb
 from trip.data.video.metadata import names_only
 from trip.data.video.reading import read_video
@@ -40,6 +43,15 @@ FALLBACK_AREA = 256 * 256
 
 FALLBACK_FRAMES = 16
 
+UPSCALED_AREA = 512 * 512
+"""Pixels of a clip that is upscaled, where the user does not say and the picture has as many."""
+
+OTHER_PICTURES = ("last_image", "keyframe")
+"""Settings that name what the clip shows beside its first picture: moving that one alone does not lead there."""
+
+HAND_SIDE = 256
+"""Longer side, pixels, of the fields of motion given by hand."""
+
 OBSERVED = 4
 """Frames that a clip is continued from where the user does not say."""
 
@@ -49,7 +61,7 @@ FAR_SIZE = 2.5
 
 @dataclass(frozen=True)
 class Progress:
-    """An event: `done` of `total` parts of a stage, "sampling" or "encoding"."""
+    """An event: `done` of `total` parts of a stage, "sampling", "upscaling" or "encoding"."""
 
     stage: str
     done: int
@@ -138,12 +150,14 @@ class Studio:
         request = self.resolve(request, image)
         for line in self.warnings(request):
             on_event(Warned(line))
-        frames = self._sample(request, controls, on_event)
+        make = self._upscale if request.upscale == "cascade" else self._sample
+        frames = make(request, controls, on_event)
         return MadeClip(frames=frames, request=request, record=self._record(request))
 
     def resolve(self, request: ClipRequest, image: Image.Image) -> ClipRequest:
         """The request with everything decided that it leaves open: by the preset, the model, the picture, or chance."""
-        width, height = self._size(request, image)
+        upscale = "cascade" if self._is_upscaled(request, image) else "none"
+        width, height = self._size(replace(request, upscale=upscale), image)
         sampling, scale, pipeline = request.sampling(), request.guidance_scale, self.pipeline
         return replace(
             request,
@@ -155,7 +169,31 @@ class Studio:
             seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
             width=width,
             height=height,
+            upscale=upscale,
         )
+
+    def _is_upscaled(self, request: ClipRequest, image: Image.Image) -> bool:
+        """Whether the picture is moved at its own size: as asked, or where it is far larger than the model's clips.
+
+        Raises:
+            ValueError: it is asked for, and the clip shows other pictures too.
+        """
+        others = [f"--{name.replace('_', '-')}" for name in OTHER_PICTURES if getattr(request, name)]
+        others += ["a clip to go on with"] * (request.image.suffix.lower() in CLIP_SUFFIXES)
+        if request.upscale != "auto":
+            if request.upscale == "cascade" and others:
+                raise ValueError(f"upscale (=cascade) moves one picture and cannot reach {others[0]}; use none")
+            return request.upscale == "cascade"
+        native = self.pipeline.default_size
+        if native is None or others:
+            return False
+        width, height = self._upscaled_size(request, image)
+        return width * height >= FAR_SIZE * native[0] * native[1]
+
+    def _upscaled_size(self, request: ClipRequest, image: Image.Image) -> tuple[int, int]:
+        """(width, height) of a clip that is upscaled; even, as video formats want it."""
+        area = min(UPSCALED_AREA, image.width * image.height)
+        return output_size(image, 2, area, width=request.width, height=request.height)
 
     def warnings(self, request: ClipRequest) -> list[str]:
         """What may come out otherwise than the user thinks, in lines."""
@@ -163,6 +201,8 @@ class Studio:
 
     def _size(self, request: ClipRequest, image: Image.Image) -> tuple[int, int]:
         """(width, height) of the clip."""
+        if request.upscale == "cascade":
+            return self._upscaled_size(request, image)
         native = self.pipeline.default_size
         area = native[0] * native[1] if native else FALLBACK_AREA
         multiple = self.pipeline.vae_scale_factor
@@ -183,7 +223,7 @@ class Studio:
     def _size_warnings(self, request: ClipRequest) -> list[str]:
         """A size that is far from the trained one."""
         native, width, height = self.pipeline.default_size, request.width or 1, request.height or 1
-        if native is None:
+        if native is None or request.upscale == "cascade":
             return []
         ratios = (width * height / (native[0] * native[1]), width / height * native[0] / native[1])
         if all(1 / FAR_SIZE <= ratio <= FAR_SIZE for ratio in ratios):
@@ -223,6 +263,31 @@ class Studio:
         )
         return np.rint(output.frames[0] * 255).astype(np.uint8)
 
+    def _upscale(self, request: ClipRequest, controls: dict[str, Any], on_event: OnEvent) -> np.ndarray:
+        """Frames uint8 f H W 3: the picture moved as a clip of the model's size moves, or as is given by hand."""
+        width, height = request.width, request.height
+        assert width is not None and height is not None and request.num_frames is not None  # resolve
+        small = self._size(ClipRequest(image=request.image), Image.new("1", (width, height)))
+        picture = controls["image"]
+        # A picture of twice the size or more is moved at twice the size, for zooms.
+        finer = 2 if picture.width >= 2 * width and picture.height >= 2 * height else 1
+        photograph = as_tensor(fit_image(picture, finer * width, finer * height))
+        squeezed = {name: shown_part(value, width, height, small) for name, value in controls.items()}
+        by_hand = {name: controls[name] for name in ("camera", "drags") if name in controls}
+        motion, base = None, None
+        if by_hand:
+            scale = min(1.0, HAND_SIDE / max(width, height))
+            size = round(height * scale), round(width * scale)
+            motion = Controls.of(request.num_frames, **by_hand).motion(picture, request.num_frames, *size)
+        if request.prompt or motion is None:
+            made = self._sample(replace(request, width=small[0], height=small[1]), squeezed, on_event)
+            base = torch.from_numpy(made).permute(0, 3, 1, 2).float() / 255
+        frames = np.empty((request.num_frames, height, width, 3), np.uint8)
+        for index, frame in enumerate(upsampled(photograph, base, height=height, width=width, motion=motion)):
+            frames[index] = (frame * 255).round().byte().permute(1, 2, 0).numpy()
+            on_event(Progress("upscaling", index + 1, len(frames)))
+        return frames
+
     def _record(self, request: ClipRequest) -> dict[str, Any]:
         """How the clip is made."""
         model = replace(self.model, dtype=str(self.pipeline.unet.dtype).removeprefix("torch."))
@@ -259,15 +324,21 @@ def controls_of(request: ClipRequest, image: Image.Image | None = None) -> dict[
     return given
 
 
-def shown_part(value: Any, width: int, height: int) -> Any:
-    """Pictures brought to the size of the clip; other things as they are."""
+def shown_part(value: Any, width: int, height: int, squeezed: tuple[int, int] | None = None) -> Any:
+    """Pictures brought to the size of the clip, and from there to a small one of about its shape; others as is."""
     if isinstance(value, Image.Image):
-        return fit_image(value, width, height)
+        picture = fit_image(value, width, height)
+        return picture if squeezed is None else picture.resize(squeezed, Image.Resampling.LANCZOS)
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        parts = {key: shown_part(item, width, height) for key, item in items}
+        parts = {key: shown_part(item, width, height, squeezed) for key, item in items}
         return parts if isinstance(value, dict) else list(parts.values())
     return value
+
+
+def as_tensor(picture: Image.Image) -> Float[torch.Tensor, "3 H W"]:
+    """An RGB picture in [0, 1]."""
+    return torch.from_numpy(np.array(picture, np.float32)).permute(2, 0, 1) / 255
 
 
 def pipeline_arguments(request: ClipRequest) -> dict[str, Any]:

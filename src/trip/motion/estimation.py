@@ -15,7 +15,7 @@ Arrays in here are numpy's, h w 2, in pixels of the enlarged clip; what comes ou
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import cv2
 import numpy as np
@@ -51,6 +51,9 @@ TOLERANCE = 0.004
 STEADY, SMALLEST_TREMBLE = 2.0, 0.0005
 """Weight of second differences in the camera's path, and the scatter, in widths, that is not held against a frame."""
 
+PRICE = 0.03
+"""Share of the misfit that each of shift, scale and turn must take away to be the camera's."""
+
 SMALLEST_MOVE = 0.02
 """Way against the camera from which on something is an object of its own, in widths."""
 
@@ -72,8 +75,14 @@ LARGEST_OBJECT = 0.5
 CLEARLY, LEAST_MISFIT = 0.65, 0.04
 """Share of the camera's misfit that an object's motion may leave over its pixels, and the least such misfit, of 1."""
 
+WELL_ALIGNED = 0.9
+"""Correlation from which on a registration needs no second guess."""
+
 MOST_OBJECTS = 4
 """Segments that are looked at; the rest follows the camera."""
+
+MEAN = np.full((1, 3), 1 / 3)
+"""Of the colours, for `cv2.transform`."""
 
 Grey = Float32[np.ndarray, "h w"]
 Places = Float32[np.ndarray, "h w 2"]
@@ -89,12 +98,14 @@ class Estimate(Motion):
     Attributes:
         kind: "still", "camera", "objects" (they move, the rest follows the camera) or "dense".
         camera: place in frame i -> place in the still, in widths: the motion of what is no object.
-        objects: of every object its share of the still's pixels, n 1 h w; no object is none.
+        objects: of every object its share of the still's pixels, n 1 h w, at `SIDE`; no object is none.
+        maps: of every object, as `camera` of the rest.
     """
 
     kind: str
     camera: Matrices
-    objects: Float[Tensor, "n 1 h w"]
+    objects: Float[Tensor, "n 1 side _"]
+    maps: Float[Tensor, "n f 3 3"]
 
 
 def estimate_motion(clip: Float[Tensor, "f 3 H W"]) -> Estimate:
@@ -152,8 +163,15 @@ class _Clip:
         gain = _misfit(confidence, visible * shown) / _misfit(fits, visible * shown)
         if gain > WORTH and float((flowing - field).norm(dim=1).mean()) > STILL:
             kind, field, visible, confidence, objects = "dense", flowing, shown, fits, []
-        shares = torch.stack([self.share(each.share) for each in objects]) if objects else torch.zeros(0, 1, *self.size)
-        return Estimate(field, visible, confidence, kind, self.in_widths(camera), shares)
+        shares = np.zeros((len(objects), 1, self.height, self.width), np.float32)
+        for share, each in zip(shares, objects, strict=True):
+            share[0] = each.share
+        maps = [self.in_widths(each.maps) for each in objects]
+        matrices = self.in_widths(camera)
+        return Estimate(
+            field, visible, confidence, kind, matrices, torch.from_numpy(shares),
+            torch.stack(maps) if maps else matrices[None][:0],
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------- camera
 
@@ -164,7 +182,30 @@ class _Clip:
             step = self.similarity(self.bytes[index + 1], back, self.agree(back, forth))
             maps.append(self.registered(index + 1, maps[-1] @ step))
         guesses = self.smoothed(maps)
-        return self.smoothed([guesses[0], *(self.registered(i, each) for i, each in enumerate(guesses[1:], 1))])
+        found = self.smoothed([guesses[0], *(self.registered(i, each) for i, each in enumerate(guesses[1:], 1))])
+        return self.simplest(found)
+
+    def simplest(self, maps: list[Map]) -> list[Map]:
+        """The path without what explains too little: of shift, scale and turn each must earn `PRICE`.
+
+        A model's clip that zooms also turns a little by its errors, and one with falling snow creeps. Pictures are
+        compared without their low frequencies, where the full path shows the still.
+        """
+        middle = np.array([(self.width - 1) / 2, (self.height - 1) / 2])
+        path = np.stack([_path_point(each, middle, self.width) for each in maps])
+        fine = [_fine(grey) for grey in self.grey]
+        seen = [self.within(_moved(each, self.places)) for each in maps]
+        tried = []
+        for kept in product((0, 1), repeat=3):
+            part = path * np.repeat(kept, (2, 1, 1))
+            some = [np.eye(3), *(_path_map(each, middle, self.width) for each in part[1:])]
+            gaps = [
+                float(np.abs(_warped(fine[0], _moved(each, self.places)) - grey)[where].mean())
+                for each, grey, where in zip(some[1:], fine[1:], seen[1:], strict=True)
+                if where.any()
+            ]
+            tried.append((float(np.mean(gaps or [0.0])) * (1 + PRICE * sum(kept)), sum(kept), some))
+        return min(tried, key=lambda each: each[:2])[2]
 
     def registered(self, index: int, guess: Map) -> Map:
         """A frame's map, corrected by the flow between the frame and the still moved as guessed."""
@@ -201,12 +242,12 @@ class _Clip:
     def agree(self, flow: Places, back: Places) -> Bool[np.ndarray, "h w"]:
         """Where a flow and its return agree."""
         gap = flow + _warped(back, self.places + flow)
-        return np.linalg.norm(gap, axis=-1) < AGREEMENT * self.width
+        return cv2.magnitude(gap[..., 0], gap[..., 1]) < AGREEMENT * self.width
 
     def within(self, places: Places, margin: float = 0.02) -> Bool[np.ndarray, "h w"]:
         """Which places lie inside the still, and not at its very edge."""
-        room = np.minimum(places, np.array([self.width - 1, self.height - 1], np.float32) - places).min(-1)
-        return room > margin * self.width
+        x, y, edge = places[..., 0], places[..., 1], margin * self.width
+        return (x > edge) & (y > edge) & (x < self.width - 1 - edge) & (y < self.height - 1 - edge)
 
     def similarity(self, picture: np.ndarray, flow: Places, trusted: Bool[np.ndarray, "h w"]) -> Map:
         """The similarity that most of a flow's trusted and textured places follow; the identity of too few."""
@@ -226,9 +267,9 @@ class _Clip:
         for seed in _segments(self.strays(camera), self.width * self.height):
             share, maps = seed, [np.eye(3)] * len(self.grey)
             for _ in range(3):
-                maps = self.tracked(share)
+                before, maps = share, self.tracked(share)
                 share = self.claimed(maps, camera, seed)
-                if not share.any():
+                if share.mean() < SMALLEST_OBJECT / 2 or (share ^ before).sum() < 0.02 * share.sum():
                     break
             if self.explained(share, maps, camera):
                 found.append(_Object(share, maps))
@@ -252,7 +293,10 @@ class _Clip:
             guesses = [maps[-1] @ np.linalg.inv(self.step_of(index - 1, maps[-1], share))]
             if index > 1:
                 guesses.append(_rigid(maps[-1] @ np.linalg.inv(maps[-2]) @ maps[-1]))
-            maps.append(max((self.aligned(index, guess, share) for guess in guesses), key=lambda found: found[0])[1])
+            found = [self.aligned(index, guesses[0], share)]
+            if found[0][0] < WELL_ALIGNED:
+                found += [self.aligned(index, guess, share) for guess in guesses[1:]]
+            maps.append(max(found, key=lambda each: each[0])[1])
         return maps
 
     def step_of(self, index: int, back: Map, share: Mask) -> Map:
@@ -296,7 +340,7 @@ class _Clip:
         for colour, back in zip(self.colour[1:], maps[1:], strict=True):
             at = _moved(np.linalg.inv(back), self.places)
             seen = self.within(at, 0)
-            error = np.minimum(np.abs(_warped(colour, at) - self.colour[0]).mean(-1), 0.2)
+            error = np.minimum(cv2.transform(cv2.absdiff(_warped(colour, at), self.colour[0]), MEAN), 0.2)
             total, count = total + np.where(seen, error, 0), count + seen
         return cv2.GaussianBlur((total / count).astype(np.float32), (0, 0), 2)
 
@@ -309,7 +353,8 @@ class _Clip:
             return False
         texture = _texture(self.bytes[0])
         own, other = self.misfit(maps)[share].mean(), self.misfit(camera)[share].mean()
-        clear = other > LEAST_MISFIT and own < CLEARLY * other
+        clearly = CLEARLY if self.is_still(camera) else CLEARLY / 1.5
+        clear = other > LEAST_MISFIT and own < clearly * other
         return bool(clear and np.median(texture[share]) > 0.5 * np.median(texture))
 
     # -------------------------------------------------------------------------------------------------- dense
@@ -396,7 +441,7 @@ def _warped(
 
 def _moved(matrix: Map, places: Places) -> Places:
     """Places under an affine map."""
-    return (places @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.float32)
+    return cv2.transform(places, matrix[:2])  # pyright: ignore
 
 
 def _similarity(start: Float[np.ndarray, "n 2"], end: Float[np.ndarray, "n 2"], tolerance: float) -> Map:
@@ -442,6 +487,11 @@ def _path_map(point: Float[np.ndarray, "4"], middle: Float[np.ndarray, "2"], wid
     matrix = np.array([[factor.real, -factor.imag, 0], [factor.imag, factor.real, 0], [0, 0, 1]])
     matrix[:2, 2] = middle + width * point[:2] - matrix[:2, :2] @ middle
     return matrix
+
+
+def _fine(grey: Grey) -> Grey:
+    """A picture without its low frequencies."""
+    return grey - cv2.GaussianBlur(grey, (0, 0), 0.06 * grey.shape[1])
 
 
 def _texture(picture: np.ndarray) -> Grey:

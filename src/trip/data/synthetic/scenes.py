@@ -143,8 +143,9 @@ def _place(
     flip = int(rng.choice((-1, 1)))
     if flip < 0:
         left, right = -right, -left
-    x = rng.uniform(1 - scale * left, photo.width - 1 - scale * right)
-    y = rng.uniform(1 - scale * top, photo.height - 1 - scale * bottom)
+    low = 1 - scale * left, 1 - scale * top
+    high = photo.width - 1 - scale * right, photo.height - 1 - scale * bottom
+    x, y = (rng.uniform(a, max(a, b)) for a, b in zip(low, high, strict=True))  # they may meet, and cross by rounding
     return (x, y), scale, flip
 
 
