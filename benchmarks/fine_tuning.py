@@ -50,7 +50,7 @@ from trip.models import BUNDLED_MODEL
 from trip.opening import choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
 from trip.schedule import noise_levels
-from trip.training.batches import encode_pixels
+from trip.training.batches import Sample, encode_clips
 from trip.training.objective import Noising, Objective, trip_loss
 
 QUARTERS = 4
@@ -151,8 +151,8 @@ def denoising_losses(pipeline: TripPipeline, clips: Sequence[RenderedClip], sigm
 
 def clip_losses(pipeline: TripPipeline, clip: RenderedClip, t: Tensor, sigma: Tensor, seed: int) -> Float[Tensor, " d"]:
     """Loss of one clip at timesteps t, mean over frames."""
-    pixels = torch.from_numpy(np.ascontiguousarray(clip.frames))[None].to(pipeline.device)
-    latents = encode_pixels(pixels, pipeline).expand(len(t), -1, -1, -1, -1)
+    sample = Sample(torch.from_numpy(np.ascontiguousarray(clip.frames)), clip.description["caption"])
+    latents = encode_clips([sample], pipeline.vae, pipeline.device).expand(len(t), -1, -1, -1, -1)
     text, _ = pipeline.encode_prompt([clip.description["caption"]], do_classifier_free_guidance=False)
     assert text is not None
     eps = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(pipeline.device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trip.ablation.scores import TIMESTEPS, fixed_noise, snr_at
-from trip.data.cache.latents import LatentClips, batched
+from trip.data.cache.latents import LatentClips
 from trip.data.sets.datasets import read_examples
 from trip.data.sets.decoding import Decoding
 from trip.data.sets.examples import Example
@@ -73,8 +73,8 @@ def real_clips(folder: Path, pipeline: Any, size: int, num_frames: int) -> Laten
     decoding = Decoding(num_frames=num_frames, fps=None, size=(size, size))
     source = ExampleClips(one_of_each_source(read_examples(folder)), decoding)
     encode = LatentEncoder(vae=pipeline.vae, precision=torch.bfloat16)
-    groups = batched((source.clip(index) for index in range(len(source))), 8)
-    latents = torch.cat([encode(group) for group in groups]).float()
+    starts = range(0, len(source), 8)
+    latents = torch.cat([encode([source.clip(i) for i in range(len(source))[k : k + 8]]) for k in starts]).float()
     return Latents(name="real", z_0=latents.movedim(2, 1))
 
 

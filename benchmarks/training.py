@@ -26,7 +26,7 @@ from benchmarks.pages import write_json
 from trip.models import bundled_model_path
 from trip.training.batches import Batch
 from trip.training.config import TrainingConfig
-from trip.training.trainer import Run, accumulate, draw_noising, start_run, train_step
+from trip.training.trainer import Run, accumulate, draw_step, start_run, train_step
 
 TOKENS = 16
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
@@ -80,10 +80,10 @@ def measure(settings: Settings) -> dict[str, Any]:
     batch, device = random_batch(run, settings.clips, accelerator.device), accelerator.device
 
     def gradients() -> None:
-        accumulate(run, batch, draw_noising(run, batch, config, accelerator), config, accelerator)
+        accumulate(run, *draw_step(run, batch))
 
     def step() -> None:
-        train_step(run, batch, config, accelerator)
+        train_step(run, batch)
 
     step()
     flops = count_flops(gradients)

@@ -81,6 +81,11 @@ def discard(path: str | os.PathLike[str]) -> None:
         os.replace(path, private / path.name)
 
 
+def contents(folder: str | os.PathLike[str]) -> list[str]:
+    """Names in a folder, without what is being written."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith(PREFIX))
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text in UTF-8, atomically."""
     with atomic(path, "wb") as file:

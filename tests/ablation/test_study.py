@@ -40,6 +40,7 @@ import json, sys
 from pathlib import Path
 from trip.ablation.study import Manner, Study, run_study
 from trip.training.config import TrainingConfig
+from trip.training.parts import build_pipeline, load_start
 values = json.loads(Path(sys.argv[1]).read_text())
 base = TrainingConfig(**{**values.pop("base"), "trackers": ()})
 study = Study(base=base, **{**values, "variants": tuple(values["variants"])})
@@ -74,12 +75,13 @@ def test_all_variants_are_trained_and_scored(study: Study, tmp_path: Path, capsy
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "scores").iterdir()}
 
 
+def fresh(config: TrainingConfig) -> dict[str, torch.Tensor]:
+    return build_pipeline(config, load_start(config), torch.ones(4)).unet.state_dict()
+
+
 def test_the_same_start_and_noise(study: Study, tmp_path: Path) -> None:
     """All variants begin with the same UNet, and errors of two runs of one variant are equal."""
-    weights = [
-        module.build_pipeline(variant_config(study.base, name, 3), lambda p: torch.ones(4)).unet.state_dict()
-        for name in ("tnf", "trip-minus", "trip-c")
-    ]
+    weights = [fresh(variant_config(study.base, name, 3)) for name in ("tnf", "trip-minus", "trip-c")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     wider = weights[2]["conv_in.weight"]
     assert torch.equal(wider[:, :4], weights[0]["conv_in.weight"]) and not wider[:, 4:].any()

@@ -34,6 +34,13 @@ def test_synth_makes_a_data_set(made, tmp_path):
         assert path.read_bytes() == (again / path.name).read_bytes()
 
 
+def test_synth_leaves_the_clips_of_others_alone(tmp_path):
+    (tmp_path / "clip-000000.mp4").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="is there and not empty; choose a new folder"):
+        data(DataSynth(output=tmp_path, count=1, quiet=True))
+    assert (tmp_path / "clip-000000.mp4").read_bytes() == b"mine"
+
+
 def test_check_prints_and_lists(clips, capsys):
     (clips / "clip-000002.mp4").write_bytes(b"")
     output = clips / "good.jsonl"

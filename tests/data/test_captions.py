@@ -8,11 +8,9 @@ from trip.data.synthetic.captions import (
     CAMERA_KINDS,
     KINDS,
     OBJECT_KINDS,
-    OPPOSITE,
     SPEEDS,
     all_captions,
     draw_caption,
-    reverse_caption,
 )
 
 
@@ -95,14 +93,6 @@ def test_scene_is_named_sometimes() -> None:
     generator = np.random.default_rng(0)
     named = ["a lion" in draw_caption("pan_left", generator, subject="a lion").lower() for _ in range(300)]
     assert 60 < sum(named) < 140
-
-
-def test_reverse_caption_is_the_opposite_kind() -> None:
-    assert OPPOSITE["pan_left"] == "pan_right" and OPPOSITE["zoom_out"] == "zoom_in"
-    caption = reverse_caption("pan_left", np.random.default_rng(3), speed="slow")
-    assert caption == draw_caption("pan_right", np.random.default_rng(3), speed="slow")
-    with pytest.raises(ValueError, match="has no reverse"):
-        reverse_caption("rain", np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trip.data.sets.datasets import class_caption, read_examples, stream_examples, write_manifest
+from trip.data.sets.datasets import class_caption, read_examples, write_manifest
 from trip.data.sets.examples import Example, TarMember, Unusable
 
 
@@ -59,7 +59,6 @@ def test_metadata_tables(tmp_path):
     assert listed(tmp_path) == expected(tmp_path)
     assert listed(tmp_path / "metadata.csv") == expected(tmp_path)
     assert listed(jsonl(tmp_path / "other.jsonl", ROWS)) == expected(tmp_path)
-    assert list(stream_examples(tmp_path)) == read_examples(tmp_path)
 
 
 def test_parquet(tmp_path):

@@ -391,15 +391,12 @@ def test_pixel_limit_is_checked_in_the_header(tmp_path, side):
 # -------------------------------------------------------------------------------------------------- geometry
 
 
-def test_cover_cuts_the_middle_and_contain_shows_all():
+def test_the_middle_fills_the_frame():
     image = Image.new("RGB", (90, 30), GREEN)
     image.paste(RED, (0, 0, 30, 30))
     image.paste(BLUE, (60, 0, 90, 30))
     cover = np.asarray(fit_image(image, 20, 20))
     assert (cover[5:15, 5:15] == GREEN).all() and cover.shape == (20, 20, 3)
-    contain = fit_image(image, 30, 30, mode="contain", background=WHITE)
-    assert contain.getpixel((2, 15)) == RED and contain.getpixel((27, 15)) == BLUE
-    assert contain.getpixel((15, 2)) == WHITE and contain.getpixel((15, 28)) == WHITE
 
 
 def test_reduction_does_not_alias():
@@ -411,8 +408,7 @@ def test_reduction_does_not_alias():
 
 def test_same_size_is_the_identity():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
-    for mode in ("cover", "contain"):
-        np.testing.assert_array_equal(np.asarray(fit_image(image, 32, 24, mode)), np.asarray(image))
+    np.testing.assert_array_equal(np.asarray(fit_image(image, 32, 24)), np.asarray(image))
 
 
 sides = st.integers(1, 400)
@@ -421,19 +417,15 @@ sides = st.integers(1, 400)
 @given(width=sides, height=sides, out_width=st.integers(1, 80), out_height=st.integers(1, 80))
 def test_fit_has_the_asked_size_and_keeps_flat_colours(width, height, out_width, out_height):
     image = Image.new("RGB", (width, height), (10, 200, 30))
-    cover = fit_image(image, out_width, out_height)
-    contain = fit_image(image, out_width, out_height, "contain", background=(10, 200, 30))
-    for fitted in (cover, contain):
-        assert fitted.size == (out_width, out_height)
-        assert (np.asarray(fitted) == (10, 200, 30)).all()
+    fitted = fit_image(image, out_width, out_height)
+    assert fitted.size == (out_width, out_height)
+    assert (np.asarray(fitted) == (10, 200, 30)).all()
 
 
 def test_fit_errors():
     image = Image.new("RGB", (9, 9))
     with pytest.raises(ValueError, match=r"0x4.*at least 1x1"):
         fit_image(image, 0, 4)
-    with pytest.raises(ValueError, match="stretch"):
-        fit_image(image, 4, 4, "stretch")
 
 
 @pytest.mark.parametrize(

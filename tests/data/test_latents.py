@@ -16,10 +16,8 @@ from torch.utils.data import DataLoader
 from trip.data.cache import latents as module
 from trip.data.cache.latents import (
     LatentClips,
-    batched,
     open_cache,
     shard_paths,
-    shuffled,
     write_empty_text,
     write_shard,
 )
@@ -214,26 +212,6 @@ def test_a_cache_of_something_else_names_every_difference(tmp_path):
     assert "frames: 16 there, None wanted" in message and "fps: None there, 8 wanted" in message
     assert "size" not in message and message.endswith("choose another folder or delete it")
     assert "\n" not in message
-
-
-@pytest.mark.parametrize("start", [0, 1, 6, 7, 8, 20, 21])
-def test_shuffled_resumes_in_the_same_order(start):
-    whole = list(itertools.islice(shuffled(7, seed=3), 40))
-    assert list(itertools.islice(shuffled(7, seed=3, start=start), 40 - start)) == whole[start:]
-
-
-def test_every_epoch_has_every_clip_in_an_order_of_its_own():
-    order = list(itertools.islice(shuffled(50, seed=0), 150))
-    epochs = [order[i : i + 50] for i in (0, 50, 100)]
-    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert order != list(itertools.islice(shuffled(50, seed=1), 150))
-
-
-def test_batches_lose_nothing():
-    assert list(batched(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(itertools.islice(batched(itertools.count(), 2), 2)) == [[0, 1], [2, 3]]
-    assert list(batched([], 3)) == []
 
 
 def damage(folder: Path, name: str, content: bytes | str | None = None, **tensors: torch.Tensor) -> Path:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trip.data.sets import shards as module
-from trip.data.sets.datasets import read_examples, stream_examples
+from trip.data.sets.datasets import read_examples, shard_urls
 from trip.data.sets.examples import Example, TarMember, read_bytes
-from trip.data.sets.shards import expand_braces, index_shards, is_shards, shard_key, write_shards
+from trip.data.sets.shards import expand_braces, index_shards, is_shards, shard_key, unpacked, write_shards
 from trip.files import lock_folder
 
 
@@ -204,14 +204,16 @@ def test_patterns_and_urls(tmp_path):
 
 
 def test_streams(tmp_path):
-    """A command, a compressed tar and plain tars give the same examples, with their bytes."""
+    """A command, a compressed tar and plain tars give the same examples."""
     examples = some(tmp_path)
     plain = next(iter(write_shards(examples, tmp_path / "out")))
     packed = tmp_path / "x.tar.gz"
     packed.write_bytes(subprocess.run(["gzip", "-c", plain], capture_output=True, check=True).stdout)
     expected = [(f"sub/clip_{i}", read_bytes(e.video), e.caption.strip()) for i, e in enumerate(examples)]
     for source in (f"pipe:cat '{plain}'", packed, plain, tmp_path / "out"):
-        assert [(e.key, e.video, e.caption) for e in stream_examples(source)] == expected
+        with unpacked(shard_urls(source), tmp_path) as plain_tars:
+            found = index_shards(plain_tars)
+            assert [(e.key, read_bytes(e.video), e.caption) for e in found] == expected
     for source in (f"pipe:cat '{plain}'", packed):
         with pytest.raises(ValueError, match=r"only be read once.*trip data shard"):
             read_examples(source)
@@ -219,10 +221,9 @@ def test_streams(tmp_path):
 
 def test_streams_that_fail(tmp_path):
     plain = next(iter(write_shards(some(tmp_path), tmp_path / "out")))
-    with pytest.raises(ValueError, match="failed with exit code 3"):
-        list(stream_examples(f"pipe:cat '{plain}'; exit 3"))
-    with pytest.raises(ValueError, match="no complete tar"):
-        list(stream_examples(f"pipe:head -c 12000 '{plain}'"))
+    for command, words in (("cat '{}'; exit 3", "failed with exit code 3"), ("head -c 12000 '{}'", "no complete tar")):
+        with pytest.raises(ValueError, match=words), unpacked([f"pipe:{command.format(plain)}"], tmp_path) as tars:
+            index_shards(tars)
 
 
 def test_tars_that_cannot_be_read(tmp_path):

@@ -109,16 +109,6 @@ def test_reversed_path_is_the_opposite_path(kind: str) -> None:
     np.testing.assert_allclose(steps, np.tile(steps[:1], (15, 1)), atol=1e-12)  # constant speed
 
 
-def test_reversed_clip_is_captioned_as_the_opposite(bank: SceneBank) -> None:
-    clip = draw_clip(np.random.default_rng(1), bank, kind="tilt_up")
-    back = clip.reverse(np.random.default_rng(0))
-    assert back.kind == "tilt_down"
-    np.testing.assert_array_equal(back.frames, clip.frames[::-1])
-    assert measured_motion(back.frames)[1] < -0.05
-    with pytest.raises(ValueError, match="has no reverse"):
-        draw_clip(np.random.default_rng(1), bank, kind="snow").reverse(np.random.default_rng(0))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("size", "num_frames"), [(64, 16), (48, 5)])
 def test_every_kind_renders(bank: SceneBank, kind: str, size: int, num_frames: int) -> None:

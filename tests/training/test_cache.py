@@ -29,11 +29,11 @@ from trip.data.synthetic.scenes import SyntheticMotion
 from trip.data.video.writing import write_video
 from trip.files import lock_folder
 from trip.text import encode_text
-from trip.training.batches import encode_pixels, open_source
+from trip.training.batches import encode_clips, open_source
 from trip.training.cache import Task, encode_parts, fill_cache
 from trip.training.config import TrainingConfig
 from trip.training.encoders import CaptionEncoder, LatentEncoder, module_sha256
-from trip.training.parts import build_pipeline
+from trip.training.parts import load_start
 from trip.training.run import train
 
 CLIPS, SHARD, BATCH = 11, 4, 2  # shards of 4, 4 and 3 clips
@@ -419,10 +419,8 @@ def test_the_command_caches_synthetic_motion_too(config: TrainingConfig, tmp_pat
         assert f"trip: {count} clips, {new} of them new" in capsys.readouterr().err
     settings = dataclasses.replace(config, data=cache, num_frames=4, size=16, fps=8.0, vae=str(model / "vae"))
     drawn = open_source(dataclasses.replace(settings, data="procedural"))
-    clips = torch.stack([drawn.draw(index, np.random.default_rng(0)).clip for index in (0, 5)])
-    pipeline = build_pipeline(settings, lambda _: torch.tensor([0.0, 0.3, 0.5, 0.6]))
-    with torch.no_grad():
-        expected = encode_pixels(clips, pipeline)
+    samples = [drawn.draw(index, np.random.default_rng(0)) for index in (0, 5)]
+    expected = encode_clips(samples, load_start(settings).components["vae"], torch.device("cpu"))
     assert_close(
         torch.stack([LatentClips(cache)[index][0] for index in (0, 5)]).float(), expected, atol=2e-3, rtol=2e-3
     )

@@ -21,7 +21,7 @@ from trip.training.config import TrainingConfig
 from trip.training.encoders import module_sha256
 from trip.training.folder import claimed
 from trip.training.monitor import check_log
-from trip.training.parts import build_pipeline
+from trip.training.parts import build_pipeline, load_start
 from trip.training.run import about_cache, make_accelerator, train
 from trip.training.trainer import Run, resume, start_run
 
@@ -194,7 +194,7 @@ def test_a_cache_of_another_autoencoder_is_told(finished: Path) -> None:
     config = short(finished)
     source = open_source(config)
     assert isinstance(source, CachedClips)
-    pipeline = build_pipeline(config, lambda _: torch.ones(4))
+    pipeline = build_pipeline(config, load_start(config), torch.ones(4))
     assert about_cache(source, pipeline) == ""
     source.clips.manifest |= {"vae_sha256": module_sha256(pipeline.vae), "text_sha256": "0"}
     assert about_cache(source, pipeline) == ""  # its captions are drawn afresh

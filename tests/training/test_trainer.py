@@ -21,7 +21,7 @@ from trip.training.checkpoint import checkpoints
 from trip.training.config import TrainingConfig
 from trip.training.export import averaged_pipeline
 from trip.training.monitor import to_frames
-from trip.training.trainer import Run, blur_text, draw_noising, learning_rate, resume, save, start_run, training_loop
+from trip.training.trainer import Run, blur_text, draw_step, learning_rate, resume, save, start_run, training_loop
 
 
 def started(config: TrainingConfig, accelerator: Accelerator | None = None) -> tuple[Run, Accelerator]:
@@ -37,10 +37,10 @@ def train(
     if folder is not None and (found := checkpoints(folder)):
         resume(run, found[max(found)])
     records = []
-    for record in training_loop(run, open_source(config), config, accelerator):
+    for record in training_loop(run, open_source(config)):
         records.append(record)
         if folder is not None:
-            save(run, folder, keep=1)
+            save(run, folder)
         if record["step"] == stop:
             break
     return run, records
@@ -71,7 +71,7 @@ def test_training_lowers_the_loss_and_moves_the_average(config: TrainingConfig) 
     assert all(len(record["loss_frames"]) == 3 for record in records)
     own, name = dict(run.weights), next(iter(run.weights))
     before = own[name].detach().clone()
-    made = averaged_pipeline(run, config)
+    made = averaged_pipeline(run)
     assert made is not None
     assert torch.equal(made.denoiser.state_dict()[name], run.ema[name]) and not torch.equal(run.ema[name], before)
     assert torch.equal(own[name], before)
@@ -87,21 +87,26 @@ def test_accumulated_passes_equal_one(config: TrainingConfig) -> None:
         torch.testing.assert_close(weight, weights(parts)[name], atol=1e-4, rtol=1e-3)
 
 
+def drawn(run: Run, batch: Batch) -> dict[str, torch.Tensor]:
+    """What a step draws, by name."""
+    spoiled, noising = draw_step(run, batch)
+    return {"text": spoiled.text, "seen": spoiled.seen, **vars(noising)}  # pyright: ignore[reportReturnType]
+
+
 def half(index: int) -> Mock:
     """One process of two."""
     return Mock(spec=accelerate.Accelerator, num_processes=2, process_index=index, device=torch.device("cpu"))
 
 
 def test_processes_share_the_draws_of_one_global_batch(config: TrainingConfig) -> None:
-    run, accelerator = started(config)
+    run, _ = started(config)
     batch = trainer.Batch(torch.zeros(4, 4, 4, 4, 4), torch.zeros(4, 2, 384))
-    config = dataclasses.replace(config, text_noise=0.5)
-    whole = draw_noising(run, batch, config, accelerator)
-
-    halves = [draw_noising(run, batch, config, half(index)) for index in (0, 1)]
-    for name in ("t", "eps", "keep", "shift"):
-        shares = torch.stack([getattr(h, name) for h in halves], dim=1).flatten(0, 1)
-        assert torch.equal(shares, getattr(whole, name))
+    run = dataclasses.replace(run, config=dataclasses.replace(config, text_noise=0.5))
+    whole = drawn(run, batch)
+    part = trainer.Batch(batch.latents[:2], batch.text[:2])
+    halves = [drawn(dataclasses.replace(run, accelerator=half(index)), part) for index in (0, 1)]
+    for name, value in whole.items():
+        assert torch.equal(torch.stack([h[name] for h in halves], dim=1).flatten(0, 1), value), name
 
 
 def test_learning_rate_rises_stays_and_falls(config: TrainingConfig) -> None:
@@ -172,7 +177,7 @@ def test_only_what_is_asked_for_is_trained(config: TrainingConfig, trainable: st
     config = dataclasses.replace(config, trainable=trainable, optimizer="adamw", lora_rank=2)
     run, _ = started(config)
     before = {name: value.clone() for name, value in run.denoiser.state_dict().items()}
-    for _ in training_loop(run, open_source(config), config, Accelerator(cpu=True)):
+    for _ in training_loop(run, open_source(config)):
         pass
     changed = {name for name, value in run.denoiser.state_dict().items() if not torch.equal(value, before[name])}
     network = {name for name in changed if name.startswith("backbone.")}
@@ -245,10 +250,19 @@ def test_blurred_text_moves_all_tokens_alike_and_no_padding() -> None:
 
 
 def test_text_noise_has_the_asked_length_and_leaves_other_draws_alone(config: TrainingConfig) -> None:
-    run, accelerator = started(config)
+    run, _ = started(config)
     batch = Batch(torch.zeros(4, 4, 4, 4, 4), torch.ones(4, 5, 384))
-    plain = draw_noising(run, batch, config, accelerator)
-    noisy = draw_noising(run, batch, dataclasses.replace(config, text_noise=0.5), accelerator)
-    assert torch.equal(plain.eps, noisy.eps) and torch.equal(plain.t, noisy.t) and torch.equal(plain.keep, noisy.keep)
-    assert not plain.shift.any()
-    assert_close(noisy.shift.norm(dim=-1).mean(), torch.tensor(0.5), atol=0.05, rtol=0)
+    plain = drawn(run, batch)
+    noisy = drawn(dataclasses.replace(run, config=dataclasses.replace(config, text_noise=0.5)), batch)
+    assert all(torch.equal(plain[name], noisy[name]) for name in plain if name != "text")
+    assert torch.equal(plain["text"], batch.text)
+    shift = (noisy["text"] - batch.text).norm(dim=-1) / batch.text.norm(dim=-1)
+    assert_close(shift.mean(), torch.tensor(0.5), atol=0.05, rtol=0)
+
+
+def test_between_logged_steps_there_is_no_loss_and_the_same_training(config: TrainingConfig) -> None:
+    every, records = train(config)
+    sparse, rare = train(dataclasses.replace(config, log_every=3))
+    assert [record["step"] for record in rare if "loss" in record] == [3, 4]  # the last is logged too
+    assert [record["loss"] for record in rare[2:]] == [record["loss"] for record in records[2:]]
+    assert all(torch.equal(weight, weights(sparse)[name]) for name, weight in weights(every).items())

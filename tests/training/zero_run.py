@@ -20,16 +20,16 @@ class ZeroAccelerator(Accelerator):
         super().__init__(kwargs_handlers=[*kwargs_handlers, InitProcessGroupKwargs(backend="gloo")], **settings)
 
 
-def spoiled(run, batch, config, accelerator):
-    """The noise of a step, that of the third one's first clip not finite."""
-    drawn = draw_noising(run, batch, config, accelerator)
-    if run.step == 2 and accelerator.is_main_process:
-        drawn.eps[0] = float("inf")
-    return drawn
+def spoiled(run, batch):
+    """A step as it is drawn, the noise of the third one's first clip not finite."""
+    batch, noising = draw_step(run, batch)
+    if run.step == 2 and run.accelerator.is_main_process:
+        noising.eps[0] = float("inf")
+    return batch, noising
 
 
 if __name__ == "__main__":
-    draw_noising, trainer.draw_noising = trainer.draw_noising, spoiled
+    draw_step, trainer.draw_step = trainer.draw_step, spoiled
     if "LOCAL_RANK" in os.environ:
         zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2", "DS_ACCELERATOR": "cpu"}
         os.environ |= zero

@@ -52,9 +52,8 @@ from trip.pipeline import TripPipeline
 from trip.training.batches import Positions, open_source
 from trip.training.calibration import measure, spread_timesteps
 from trip.training.config import TrainingConfig
-from trip.training.parts import build_pipeline
 from trip.training.run import train
-from trip.training.trainer import clips_sigma
+from trip.training.trainer import make_pipeline
 
 DEFAULT_VARIANTS = tuple(VARIANTS)
 TUNING_SEED = 1000
@@ -334,7 +333,7 @@ def loaded(folder: Path) -> TripPipeline:
 def untrained(config: TrainingConfig) -> TripPipeline:
     """Variance-optimal fusion with a network that outputs 0: the prior alone."""
     source = open_source(config)
-    pipeline = build_pipeline(config, lambda pipeline: clips_sigma(pipeline, source, config))
+    pipeline, _ = make_pipeline(config, source, torch.device("cpu"))
     torch.nn.init.zeros_(pipeline.unet.conv_out.weight)
     torch.nn.init.zeros_(pipeline.unet.conv_out.bias)
     pipeline.set_progress_bar_config(disable=True)
@@ -406,7 +405,7 @@ def tuning_loss(study: Study, folder: Path, ends: tuple[float, float], manner: M
         captions=[s.caption for s in samples],
         kinds=[None] * len(samples),
     )
-    sigma = clips_sigma(pipeline, source, config).numpy()
+    sigma = clips_sigma(source, config, pipeline.vae, pipeline.vae.device).numpy()
     moving = sigma > 0
     weight = snr_at(pipeline.scheduler)[:, None] + 1 / sigma[moving] ** 2  # the "residual" objective
     return float((weight * sample_errors(pipeline, clips)[:, :, moving]).mean())

@@ -30,6 +30,7 @@ from trip.apps.errors import (
     quiet_libraries,
     report,
     say,
+    yield_to_first_process,
 )
 from trip.apps.evaluate_options import Evaluate, EvaluateModel, PreferencePage, PreferenceVotes, VBench, Weights
 from trip.apps.imports import quick_imports
@@ -125,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        yield_to_first_process()
         report(error)
         return EXIT_ERROR
     finally:

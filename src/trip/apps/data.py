@@ -20,6 +20,7 @@ from trip.data.synthetic.procedural import procedural_bank
 from trip.data.synthetic.scenes import SyntheticMotion
 from trip.data.text import printable
 from trip.data.video.writing import write_video
+from trip.files import atomic_path, contents
 from trip.models import BUNDLED_MODEL, bundled_model_path
 
 EXIT_FAULTY = 1
@@ -137,28 +138,29 @@ def read(options: Reading) -> list[Example]:
 
 
 def synth(options: DataSynth) -> int:
-    """Write synthetic clips, then their list: a folder with a list is complete.
+    """Write a folder of synthetic clips and their list, which is there whole or not at all.
 
     Raises:
-        ValueError: a folder that holds a data set, or settings out of range.
+        ValueError: a folder that holds anything, or settings out of range.
     """
     check_synth(options)
     pictures = options.photos or procedural_bank(options.seed, options.size)
     source = SyntheticMotion(pictures, options.size, options.num_frames, options.seed)
-    options.output.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index in tqdm(range(options.count), desc="making", unit="clip", disable=options.quiet or None, leave=False):
-        clip, path = source[index], options.output / f"clip-{index:06d}.mp4"
-        write_video(path, clip.frames, options.fps)
-        about = {"kind": clip.kind, "frames": len(clip.frames), "fps": options.fps, **clip.params}
-        rows.append((Example(key=path.name, video=path, caption=clip.caption), about))
-    write_manifest(options.output / "metadata.jsonl", rows)
+    rows, indices = [], range(options.count)
+    with atomic_path(options.output) as folder:
+        folder.mkdir()
+        for index in tqdm(indices, desc="making", unit="clip", disable=options.quiet or None, leave=False):
+            clip, path = source[index], folder / f"clip-{index:06d}.mp4"
+            write_video(path, clip.frames, options.fps)
+            about = {"kind": clip.kind, "frames": len(clip.frames), "fps": options.fps, **clip.params}
+            rows.append((Example(key=path.name, video=path, caption=clip.caption), about))
+        write_manifest(folder / "metadata.jsonl", rows)
     print(options.output)
     return 0
 
 
 def check_synth(options: DataSynth) -> None:
-    """Sizes that a clip can have, and a folder without a data set."""
+    """Sizes that a clip can have, and a folder of nobody's."""
     if options.count < 1:
         raise ValueError(f"--count (={options.count}) must be at least 1")
     if options.seed < 0:
@@ -167,5 +169,5 @@ def check_synth(options: DataSynth) -> None:
         raise ValueError(f"--num-frames (={options.num_frames}) must be at least 2; motion needs two frames")
     if options.size < 16 or options.size % 2:
         raise ValueError(f"--size (={options.size}) must be even and at least 16")
-    if (options.output / "metadata.jsonl").exists():
-        raise ValueError(f"{options.output} holds a data set; choose a new folder")
+    if options.output.exists() and (not options.output.is_dir() or contents(options.output)):
+        raise ValueError(f"--output (={options.output}) is there and not empty; choose a new folder")

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 LONGEST_MESSAGE = 600
+PATIENCE = 5.0
+"""Seconds."""
 
 REMEDIES = {
     errno.ENOSPC: "free some space or choose another folder",
@@ -49,6 +52,12 @@ def describe(error: BaseException) -> str:
 def report(error: BaseException, about: object = None) -> None:
     """Print the line on stderr."""
     say(f"error: {about}: {describe(error)}" if about else f"error: {describe(error)}")
+
+
+def yield_to_first_process() -> None:
+    """What goes wrong in all processes of a run alike, the first says: its launcher ends the others while they wait."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(PATIENCE)
 
 
 def say(message: str) -> None:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from trip.data.text import open_regular
 
@@ -323,44 +323,21 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 # -------------------------------------------------------------------------------------------------- geometry
 
 
-def fit_image(
-    image: Image.Image,
-    width: int,
-    height: int,
-    mode: str = "cover",
-    background: tuple[int, int, int] = (0, 0, 0),
-) -> Image.Image:
-    """Bring a picture to width x height pixels without distorting it.
-
-    Args:
-        image: RGB picture.
-        width: pixels of the result.
-        height: pixels of the result.
-        mode: "cover" fills the frame and cuts what sticks out, centred; "contain" shows all of the picture,
-            centred on `background`.
-        background: 8 bit RGB of the bars of "contain".
+def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Bring an RGB picture to width x height pixels without distorting it: filled, what sticks out cut off, centred.
 
     The Lanczos kernel is widened by the reduction factor, so shrinking does not alias.
 
     Raises:
-        ValueError: a side below 1 or an unknown mode.
+        ValueError: a side below 1.
     """
     if min(width, height) < 1:
         raise ValueError(f"size (={width}x{height}) must be at least 1x1; pass a larger width and height")
-    if mode == "cover":
-        scale = max(width / image.width, height / image.height)
-        left = max(image.width - width / scale, 0.0) / 2
-        top = max(image.height - height / scale, 0.0) / 2
-        box = (left, top, image.width - left, image.height - top)
-        return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
-    if mode == "contain":
-        scale = min(width / image.width, height / image.height)
-        inner = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-        resized = image.resize(inner, Image.Resampling.LANCZOS)
-        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-        border = (left, top, width - inner[0] - left, height - inner[1] - top)
-        return ImageOps.expand(resized, border, fill=background) if any(border) else resized
-    raise ValueError(f'mode (={mode!r}) is unknown; choose "cover" or "contain"')
+    scale = max(width / image.width, height / image.height)
+    left = max(image.width - width / scale, 0.0) / 2
+    top = max(image.height - height / scale, 0.0) / 2
+    box = (left, top, image.width - left, image.height - top)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
 def output_size(
@@ -382,7 +359,7 @@ def output_size(
         area: pixels of a frame the model was trained at, or its default (width, height).
         width: fixed by the user; the height follows (and vice versa; with both given they are only checked).
         height: see `width`.
-        max_aspect: longer pictures (panoramas) get this ratio; `fit_image` cuts or pads the rest.
+        max_aspect: longer pictures (panoramas) get this ratio; `fit_image` cuts the rest.
 
     Raises:
         ValueError: `area` below one multiple squared, or a given side that is no multiple.

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from trip.codec import codec_of
 from trip.data.cache.latents import LatentClips, caption_problem
 from trip.data.places import schemes_of
 from trip.data.sets.datasets import read_examples
@@ -28,9 +29,11 @@ from trip.data.sets.examples import Example
 from trip.data.synthetic.captions import draw_caption
 from trip.data.synthetic.procedural import procedural_bank
 from trip.data.synthetic.scenes import SyntheticMotion
+from trip.inputs import require_finite
 from trip.pipeline import TripPipeline
 from trip.training.config import TrainingConfig
 from trip.training.loaders import LONGEST_WAIT, begin_worker
+from trip.training.objective import measure_sigma
 
 TRIES = 10
 PROCEDURAL = "procedural"
@@ -244,17 +247,17 @@ def make_loader(
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents b c f h w in float32 and text features b n d."""
+    """Latents b c f h w in float32, text features b n d, and 0 where the backbone sees no image (b,); None: always."""
 
     latents: Tensor
     text: Tensor
+    seen: Tensor | None = None
 
 
 @torch.no_grad()
 def encode(samples: list[Sample], pipeline: TripPipeline, device: torch.device) -> Batch:
     """Samples on the device; pixels and captions pass the pipeline's frozen encoders, unless cached."""
-    clips = torch.stack([sample.clip for sample in samples]).to(device)
-    latents = clips.float() if clips.is_floating_point() else encode_pixels(clips, pipeline)
+    latents = encode_clips(samples, pipeline.vae, device)
     cached = [sample.text for sample in samples if sample.text is not None]
     if len(cached) == len(samples):
         return Batch(latents, torch.stack(cached).to(device).float())
@@ -263,17 +266,27 @@ def encode(samples: list[Sample], pipeline: TripPipeline, device: torch.device) 
     return Batch(latents, features)
 
 
-def encode_pixels(clips: Tensor, pipeline: TripPipeline) -> Tensor:
-    """uint8 b f H W 3 -> latents b c f h w."""
-    stills = rearrange(clips, "b f H W c -> (b f) c H W").float() / 127.5 - 1
-    return rearrange(pipeline.encode_image(stills), "(b f) c 1 h w -> b c f h w", b=len(clips))
+@torch.no_grad()
+def encode_clips(samples: list[Sample], vae: Any, device: torch.device) -> Tensor:
+    """Latents b c f h w on the device; pixels pass the autoencoder, which is there.
+
+    Raises:
+        ValueError: latents that are not finite.
+    """
+    clips = torch.stack([sample.clip for sample in samples]).to(device)
+    if clips.is_floating_point():
+        return clips.float()
+    latents = codec_of(vae).encode(rearrange(clips, "b f H W c -> b c f H W").float() / 127.5 - 1)
+    require_finite(latents, "the clips' latents")
+    return latents
 
 
-def first_latents(source: Source, config: TrainingConfig, pipeline: TripPipeline, count: int) -> Iterator[Tensor]:
-    """Latents 1 c f h w of clips spread over the source, for tables that are measured before training."""
-    order = Positions(source, config)
-    for index in np.linspace(0, len(source) - 1, min(len(source), count)).astype(int):
-        yield encode([order[int(index)]], pipeline, pipeline.vae.device).latents
+def clips_sigma(source: Source, config: TrainingConfig, vae: Any, device: torch.device) -> Tensor:
+    """sigma of `config.sigma_clips` clips spread over the source, see `trip.training.objective.measure_sigma`."""
+    order, count = Positions(source, config), min(len(source), config.sigma_clips)
+    clips = (order[int(index)] for index in np.linspace(0, len(source) - 1, count).astype(int))
+    latents = torch.cat([encode_clips([clip], vae, device).cpu() for clip in clips])
+    return measure_sigma(latents - latents[:, :, :1])
 
 
 # ----------------------------------------------------------------------------------------------------- faults

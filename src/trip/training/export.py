@@ -11,23 +11,22 @@ from trip.denoiser import TripDenoiser
 from trip.noise_fusion import NoiseFusion
 from trip.pipeline import TripPipeline
 from trip.residual_unet import ResidualUNet3D
-from trip.training.config import TrainingConfig
 from trip.training.folder import FINAL, LORA, replaced
 from trip.training.parts import add_lora
 from trip.training.sharding import gathered
 from trip.training.trainer import Run
 
 
-def export(run: Run, config: TrainingConfig, folder: Path, write: bool = True) -> None:
+def export(run: Run, folder: Path) -> None:
     """Write folder/final, which `TripPipeline.from_pretrained` loads, and folder/lora where adapters were trained.
 
-    All processes call it, one with `write`.
+    All processes call it; the first one writes.
     """
-    pipeline = averaged_pipeline(run, config, write, folder / LORA)
+    pipeline = averaged_pipeline(run, folder / LORA)
     if pipeline is None:
         return
     with replaced(folder / FINAL) as temporary:
-        pipeline.to(getattr(torch, config.export_dtype)).save_pretrained(temporary)
+        pipeline.to(getattr(torch, run.config.export_dtype)).save_pretrained(temporary)
         share(temporary)
 
 
@@ -40,15 +39,15 @@ def share(folder: Path) -> None:
             path.chmod(0o666 & ~mask)
 
 
-def averaged_pipeline(
-    run: Run, config: TrainingConfig, build: bool = True, lora: Path | None = None
-) -> TripPipeline | None:
+def averaged_pipeline(run: Run, lora: Path | None = None) -> TripPipeline | None:
     """A pipeline on the CPU that shares nothing with the run, adapters merged into its weights.
 
+    All processes call it, since what is sharded is gathered; those but the first get None.
+
     Args:
-        build: False in all processes but one; they only take part in gathering what is sharded, and get None.
         lora: folder for the adapters alone, where adapters are trained.
     """
+    config, build = run.config, run.accelerator.is_main_process
     state = gathered({**run.denoiser.state_dict(), **run.ema}.items(), keep=build)
     if not build:
         return None

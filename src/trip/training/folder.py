@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trip.data.text import printable
-from trip.files import PREFIX, atomic_path, lock_folder, write_json
+from trip.files import atomic_path, contents, lock_folder, write_json
 from trip.training.config import TrainingConfig
 
 MARK = "trip-run.json"
@@ -43,11 +43,6 @@ def check_folder(folder: Path) -> None:
     for name in WRITTEN:
         for path in links(folder / name):
             raise ValueError(f"{path} is a link, and a run writes into its own folder alone; remove the link")
-
-
-def contents(folder: Path) -> list[str]:
-    """Names in a folder, without what is being written."""
-    return sorted(name for name in os.listdir(folder) if not name.startswith(PREFIX))
 
 
 def is_older_run(folder: Path) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
@@ -37,19 +36,17 @@ class Monitor:
         quiet: no bar.
     """
 
-    def __init__(
-        self, run: Run, source: Source, config: TrainingConfig, folder: Path, accelerator: Accelerator, quiet: bool
-    ):
-        self.run, self.source, self.config, self.folder = run, source, config, folder
-        self.accelerator, self.main = accelerator, accelerator.is_main_process
+    def __init__(self, run: Run, source: Source, folder: Path, quiet: bool):
+        self.run, self.source, self.config, self.folder = run, source, run.config, folder
+        self.accelerator, self.main = run.accelerator, run.accelerator.is_main_process
         self.recent: deque[dict] = deque(maxlen=WINDOW)
         self.notes: list[str] = []
         self.bar = tqdm(
-            total=config.steps, initial=run.step, disable=quiet or not self.main, unit="step", dynamic_ncols=True
+            total=self.config.steps, initial=run.step, disable=quiet or not self.main, unit="step", dynamic_ncols=True
         )
         if self.main:
             self.log = Log(folder / LOG, run.step)
-        accelerator.init_trackers(folder.name or "trip", config=plain_settings(config))
+        self.accelerator.init_trackers(folder.name or "trip", config=plain_settings(self.config))
 
     def __enter__(self) -> "Monitor":
         return self
@@ -91,9 +88,9 @@ class Monitor:
     def validate(self, step: int) -> None:
         """Draw validation/step-N.png: the run's first clips, real and made, with fixed seeds and captions.
 
-        All processes call it, since a sharded network is gathered; the first one samples.
+        All processes call it, see `averaged_pipeline`; the first one samples.
         """
-        pipeline = averaged_pipeline(self.run, self.config, self.main)
+        pipeline = averaged_pipeline(self.run)
         if pipeline is None:
             return
         picture = validation_picture(pipeline.to(self.accelerator.device), self.source, self.config)

@@ -14,7 +14,6 @@ clips that the run trains on.
 """
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -92,32 +91,31 @@ def load_foreign(folder: str, config: TrainingConfig) -> Start:
     return Start(parts, {})
 
 
-def build_pipeline(config: TrainingConfig, measure: Callable[[TripPipeline], Tensor]) -> TripPipeline:
+def build_pipeline(config: TrainingConfig, start: Start, sigma: Tensor | None) -> TripPipeline:
     """The pipeline to train: parts of `initial`, the rest new.
 
     Args:
-        measure: sigma of the clips to train on, given a pipeline that can encode them.
+        sigma: of the clips to train on; a fusion of the start's own has no use for it.
 
     Raises:
         ValueError: parts that do not fit each other, or a setting that no fusion has.
     """
-    check_parts(config)
-    start = load_start(config)
     parts = dict(start.components)
-    own = parts["fusion"] if not config.fusion else None
     channels = parts["vae"].config["latent_channels"]
-    fusion = new_fusion(config, channels) if own is None else own
     torch.manual_seed(config.seed)
-    unet = new_unet(config, channels) if parts["unet"] is None else parts["unet"]
-    parts |= {
-        "unet": with_image_channels(unet, fusion, channels),
-        "fusion": fusion,
-        "scheduler": make_scheduler(fusion.config["prediction_type"], config.zero_terminal_snr, parts["scheduler"]),
-    }
-    pipeline = TripPipeline(**parts, **start.settings, default_guidance_scale=config.guidance_scale)
-    if own is None:
-        pipeline.register_modules(fusion=new_fusion(config, channels, measure(pipeline)))
-    return pipeline
+    fusion = own_fusion(config, start) or new_fusion(config, channels, sigma)
+    with torch.random.fork_rng(devices=[]):  # what is drawn later does not depend on the size of the network
+        torch.manual_seed(config.seed)
+        unet = new_unet(config, channels) if parts["unet"] is None else parts["unet"]
+        unet = with_image_channels(unet, fusion, channels)
+    scheduler = make_scheduler(fusion.config["prediction_type"], config.zero_terminal_snr, parts["scheduler"])
+    parts |= {"unet": unet, "fusion": fusion, "scheduler": scheduler}
+    return TripPipeline(**parts, **start.settings, default_guidance_scale=config.guidance_scale)
+
+
+def own_fusion(config: TrainingConfig, start: Start) -> NoiseFusion | None:
+    """The fusion that a run goes on with, if `initial` has one and no new one is asked for."""
+    return None if config.fusion else start.components["fusion"]
 
 
 def check_parts(config: TrainingConfig) -> None:
@@ -143,7 +141,7 @@ def input_channels(fusion: NoiseFusion, latent_channels: int) -> int:
     return latent_channels * (2 if fusion.concat == "channel" else 1)
 
 
-def new_fusion(config: TrainingConfig, latent_channels: int, sigma: Tensor | None = None) -> NoiseFusion:
+def new_fusion(config: TrainingConfig, latent_channels: int, sigma: Tensor | None) -> NoiseFusion:
     """A fresh fusion of `config.fusion`; its channels are the autoencoder's, its tables `sigma`, or defaults."""
     arguments = dict(config.fusion)
     kind: Any = FUSIONS[arguments.pop("kind", "tnf")]

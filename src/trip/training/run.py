@@ -63,21 +63,21 @@ def train_in(
         mark(folder)
         config.save(folder / CONFIG)
     accelerator.wait_for_everyone()
-    with Monitor(run, source, config, folder, accelerator, quiet) as monitor, termination() as asked, lost_workers():
+    with Monitor(run, source, folder, quiet) as monitor, termination() as asked, lost_workers():
         if run.step >= config.steps:
             monitor.say(f"the run is at step {run.step} of {config.steps} already; raise --steps to train on")
         for line in filter(None, lines):
             monitor.say(line)
-        for record in training_loop(run, source, config, accelerator):
+        for record in training_loop(run, source):
             monitor.show(record)
             stop = anywhere(bool(asked), accelerator)
             if stop or run.step % config.checkpoint_every == 0 or run.step == config.steps:
-                save(run, folder / CHECKPOINTS, config.keep_checkpoints, write=accelerator.is_main_process)
+                save(run, folder / CHECKPOINTS)
                 accelerator.wait_for_everyone()
             if stop and run.step < config.steps:
                 monitor.say(f"stopped at step {run.step}, as asked; go on with --resume latest")
                 return False
-    export(run, config, folder, write=accelerator.is_main_process)
+    export(run, folder)
     accelerator.end_training()
     return True
 

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from trip.condition import still
 from trip.denoiser import TripDenoiser
 from trip.pipeline import TripPipeline
 from trip.schedule import noise_levels
-from trip.training.batches import Batch, CachedClips, Faults, Source, encode, first_latents, make_loader
+from trip.training.batches import Batch, CachedClips, Faults, Source, clips_sigma, encode, make_loader
 from trip.training.checkpoint import load_checkpoint, save_checkpoint
 from trip.training.config import TrainingConfig
-from trip.training.objective import Noising, Objective, draw_timesteps, measure_sigma, trip_loss
+from trip.training.objective import Noising, Objective, draw_timesteps, trip_loss
 from trip.training.optimizers import make_optimizers
-from trip.training.parts import build_pipeline, choose_trainable, trained
+from trip.training.parts import build_pipeline, check_parts, choose_trainable, load_start, own_fusion, trained
 from trip.training.sharding import local, whole
 from trip.training.text_adapter import warm_start
 from trip.training.zero import WholeMoments
@@ -42,6 +42,7 @@ class Run:
     """What training changes, and where it stands.
 
     Attributes:
+        config: every choice. accelerator: the processes and devices.
         pipeline: all parts; its `unet` and `fusion` are those of `denoiser`.
         denoiser: the network, not wrapped. model: the same, wrapped by accelerate.
         sigma: the table that the loss is weighted with.
@@ -52,6 +53,8 @@ class Run:
         scaler: of the loss, with mixed_precision "fp16".
     """
 
+    config: TrainingConfig
+    accelerator: Accelerator
     pipeline: TripPipeline
     denoiser: TripDenoiser
     model: nn.Module
@@ -71,11 +74,11 @@ class Run:
 # ----------------------------------------------------------------------------------------------------- start
 
 
-def check_latents(source: Source, pipeline: TripPipeline) -> None:
-    """Raise ValueError for cached latents that the pipeline's autoencoder cannot have made."""
+def check_latents(source: Source, vae: Any) -> None:
+    """Raise ValueError for cached latents that the autoencoder cannot have made."""
     if not isinstance(source, CachedClips):
         return
-    found, wanted = source.clips.latent_shape[0], pipeline.vae.config["latent_channels"]
+    found, wanted = source.clips.latent_shape[0], vae.config["latent_channels"]
     if found != wanted:
         raise ValueError(
             f"the cache {source.clips.folder} holds latents of {found} channels and the autoencoder has {wanted}; name "
@@ -83,25 +86,31 @@ def check_latents(source: Source, pipeline: TripPipeline) -> None:
         )
 
 
+def make_pipeline(config: TrainingConfig, source: Source, device: torch.device) -> tuple[TripPipeline, Tensor]:
+    """The pipeline to train, and sigma: its fusion's, or where that has none the clips'.
+
+    Raises:
+        ValueError: parts that do not fit each other or the clips.
+    """
+    check_parts(config)
+    start = load_start(config)
+    vae, own = start.components["vae"].to(device), own_fusion(config, start)
+    check_latents(source, vae)
+    known = own is not None and "sigma" in own.config
+    sigma = None if known else clips_sigma(source, config, vae, device)
+    pipeline = build_pipeline(config, start, sigma)
+    table = pipeline.fusion.table("sigma") if "sigma" in pipeline.fusion.config else sigma
+    assert table is not None
+    return pipeline, table
+
+
 def start_run(config: TrainingConfig, source: Source, accelerator: Accelerator) -> Run:
-    """Build the pipeline, measure sigma on clips, and hand the network to accelerate.
+    """Make the pipeline, and hand the network to accelerate.
 
     Raises:
         ValueError: clips longer than the fusion's tables, or parts that do not fit each other.
     """
-    sigma = torch.zeros(0)
-
-    def measure(pipeline: TripPipeline) -> Tensor:
-        nonlocal sigma
-        sigma = clips_sigma(pipeline.to(accelerator.device), source, config)
-        return sigma
-
-    pipeline = build_pipeline(config, measure)
-    check_latents(source, pipeline)
-    if "sigma" in pipeline.fusion.config:
-        sigma = pipeline.fusion.table("sigma")
-    elif not len(sigma):  # a linear fusion of the folder's own, which has no such table
-        measure(pipeline)
+    pipeline, sigma = make_pipeline(config, source, accelerator.device)
     choose_trainable(pipeline.unet, pipeline.fusion, config)
     if config.warm_start_text:
         warm_start_text(pipeline, config)
@@ -115,6 +124,8 @@ def start_run(config: TrainingConfig, source: Source, accelerator: Accelerator) 
     model, *optimizers = accelerator.prepare(denoiser, *(optimizer for optimizer, _ in made))
     weights = trained(denoiser)
     return Run(
+        config=config,
+        accelerator=accelerator,
         pipeline=pipeline,
         denoiser=denoiser,
         model=model,
@@ -125,12 +136,6 @@ def start_run(config: TrainingConfig, source: Source, accelerator: Accelerator) 
         peaks=[rates for _, rates in made],
         scaler=accelerator.scaler,
     )
-
-
-def clips_sigma(pipeline: TripPipeline, source: Source, config: TrainingConfig) -> Tensor:
-    """RMS of z_0^i - z_0^1 per frame, see `trip.training.objective.measure_sigma`."""
-    latents = torch.cat([z.cpu() for z in first_latents(source, config, pipeline, config.sigma_clips)])
-    return measure_sigma(latents - latents[:, :, :1])
 
 
 def warm_start_text(pipeline: TripPipeline, config: TrainingConfig) -> None:
@@ -160,10 +165,11 @@ def resume(run: Run, path: Path) -> None:
         run.scaler.load_state_dict(counters["scaler"])
 
 
-def save(run: Run, folder: Path, keep: int, write: bool = True) -> Path:
-    """Write the checkpoint of the current step; all processes call it, one with `write`."""
+def save(run: Run, folder: Path) -> Path:
+    """Write the checkpoint of the current step; all processes call it, the first one writes."""
     counters: dict[str, Any] = {name: getattr(run, name) for name in ("step", "skipped", "bad", "seconds")}
     counters["scaler"] = None if run.scaler is None else run.scaler.state_dict()
+    keep, write = run.config.keep_checkpoints, run.accelerator.is_main_process
     return save_checkpoint(folder, run_tensors(run), plain(run.optimizers), counters, keep, write)
 
 
@@ -181,48 +187,39 @@ def plain(optimizers: list[Any]) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------ loop
 
 
-def training_loop(run: Run, source: Source, config: TrainingConfig, accelerator: Accelerator) -> Iterator[dict]:
+def training_loop(run: Run, source: Source) -> Iterator[dict]:
     """Train from the run's step to the last; yields one record a step, with losses where it is logged.
 
     Raises:
         ValueError: losses that were not finite several times in a row.
     """
-    rank, world = accelerator.process_index, accelerator.num_processes
     began = time.perf_counter()
-    for samples in make_loader(source, config, run.step, rank, world):
+    loader = make_loader(source, run.config, run.step, run.accelerator.process_index, run.accelerator.num_processes)
+    for samples in loader:
         arrived = time.perf_counter()
         notes = run.faults.add(samples)
-        record = train_step(run, encode(samples, run.pipeline, accelerator.device), config, accelerator)
-        ended = time.perf_counter()
+        record = train_step(run, encode(samples, run.pipeline, run.accelerator.device))
+        took = time.perf_counter() - began
         run.step += 1
-        run.seconds += ended - began
-        timing = {
-            "seconds": run.seconds,
-            "step_seconds": ended - began,
-            "data_wait": (arrived - began) / (ended - began),
-        }
-        yield {
-            "step": run.step,
-            **record,
-            **timing,
-            "skipped": run.skipped,
-            "faults": run.faults.counts,
-            "notes": notes,
-        }
+        run.seconds += took
+        timing = {"seconds": run.seconds, "step_seconds": took, "data_wait": (arrived - began) / took}
+        kept = {"skipped": run.skipped, "faults": run.faults.counts, "notes": notes}
+        yield {"step": run.step, **record, **timing, **kept}
         began = time.perf_counter()
 
 
-def train_step(run: Run, batch: Batch, config: TrainingConfig, accelerator: Accelerator) -> dict:
+def train_step(run: Run, batch: Batch) -> dict:
     """One update of weights and averages, left out where the loss is not finite; returns what it was, if it is logged.
 
     One number is fetched from the device: whether the gradients are finite.
     """
+    config, accelerator = run.config, run.accelerator
     factor = learning_rate(run.step, config)
     set_learning_rates(run.optimizers, run.peaks, factor)
     seed_layers(config.seed, run.step, accelerator)
-    drawn = draw_noising(run, batch, config, accelerator)
-    losses = accumulate(run, batch, drawn, config, accelerator)
-    norm = clip_gradients(run, config, accelerator)
+    batch, noising = draw_step(run, batch)
+    losses = accumulate(run, batch, noising)
+    norm = clip_gradients(run)
     finite = math.isfinite(norm) or accelerator.mixed_precision == "fp16"  # there the scaler skips, and says so
     if finite:
         for optimizer in run.optimizers:
@@ -231,12 +228,11 @@ def train_step(run: Run, batch: Batch, config: TrainingConfig, accelerator: Acce
     if finite:
         update_ema(run.ema, run.weights, run.step, config.ema_decay)
     run.denoiser.zero_grad(set_to_none=run.model is run.denoiser)  # DistributedDataParallel's stay in its buckets
-    logged = is_logged(run.step + 1, config)
-    t = drawn.t
+    logged, t = is_logged(run.step + 1, config), noising.timestep
     if logged or not finite:
         everywhere: Any = accelerator.gather((losses, t))
         losses, t = everywhere
-    count_bad(run, losses, finite, config)
+    count_bad(run, losses, finite)
     if not logged:
         return {}
     rates = {name: rate * factor for name, rate in (("lr", config.unet_lr), ("lr_fusion", config.fusion_lr))}
@@ -248,7 +244,7 @@ def is_logged(step: int, config: TrainingConfig) -> bool:
     return step % config.log_every == 0 or step == config.steps
 
 
-def count_bad(run: Run, losses: Tensor, finite: bool, config: TrainingConfig) -> None:
+def count_bad(run: Run, losses: Tensor, finite: bool) -> None:
     """Keep count of updates that were left out.
 
     Raises:
@@ -258,7 +254,7 @@ def count_bad(run: Run, losses: Tensor, finite: bool, config: TrainingConfig) ->
     if not finite and scale_falls(run.scaler, losses):
         return
     run.bad = 0 if finite else run.bad + 1
-    if run.bad >= config.largest_bad_run:
+    if run.bad >= run.config.largest_bad_run:
         raise ValueError(
             f"the loss or its gradients were not finite in {run.bad} updates in a row, up to step {run.step + 1} (loss "
             f"{losses.mean().item():.3g}); lower the learning rates, or train with mixed_precision 'bf16' or 'no'; "
@@ -291,28 +287,24 @@ def seed_layers(seed: int, step: int, accelerator: Accelerator) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """The drawn step of every clip: integer timestep t, noise eps, 0 in `keep` where the image is dropped, and what
-    `blur_text` adds to the caption, b 1 d."""
+def draw_step(run: Run, batch: Batch) -> tuple[Batch, Noising]:
+    """The batch with images and texts as this step spoils them, and its noising.
 
-    t: Tensor
-    eps: Tensor
-    keep: Tensor
-    shift: Tensor
-
-
-def draw_noising(run: Run, batch: Batch, config: TrainingConfig, accelerator: Accelerator) -> Drawn:
-    """This process's share of the global batch's draws, which depend on (seed, step) alone."""
+    They are this process's share of the global batch's draws, which depend on (seed, step) alone.
+    """
+    config, accelerator = run.config, run.accelerator
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + run.step)
     size, steps = config.batch_size, run.pipeline.scheduler.config["num_train_timesteps"]
     t = draw_timesteps(size, steps, generator, config.timestep_power)
     eps = torch.randn(size, *batch.latents.shape[1:], generator=generator)
-    keep = (torch.rand(size, generator=generator) >= config.image_dropout).float()
+    seen = (torch.rand(size, generator=generator) >= config.image_dropout).float()
     width = batch.text.shape[-1]
     shift = config.text_noise / width**0.5 * torch.randn(size, 1, width, generator=generator)
     share = slice(accelerator.process_index, None, accelerator.num_processes)
-    return Drawn(*(x[share].to(accelerator.device) for x in (t, eps, keep, shift)))
+    t, eps, seen, shift = (x[share].to(accelerator.device) for x in (t, eps, seen, shift))
+    timestep, signal, noise = noise_levels(run.pipeline.scheduler, t)
+    spoiled = Batch(batch.latents, blur_text(batch.text, shift), seen)
+    return spoiled, Noising(timestep=timestep, eps=eps, signal=signal, noise=noise)
 
 
 def blur_text(text: Tensor, shift: Tensor) -> Tensor:
@@ -323,32 +315,35 @@ def blur_text(text: Tensor, shift: Tensor) -> Tensor:
     return text + mean * shift * tokens
 
 
-def accumulate(run: Run, batch: Batch, drawn: Drawn, config: TrainingConfig, accelerator: Accelerator) -> Tensor:
+def accumulate(run: Run, batch: Batch, noising: Noising) -> Tensor:
     """Gradients of the batch's mean loss, in `accumulation` passes; returns the losses b f, detached."""
-    text = blur_text(batch.text, drawn.shift)
-    chunks = [x.chunk(config.accumulation) for x in (batch.latents, text, drawn.t, drawn.eps, drawn.keep)]
-    passes, losses = list(zip(*chunks, strict=True)), []
+    config, accelerator, losses = run.config, run.accelerator, []
     objective = Objective(
         sigma=run.sigma,
         kind=config.objective,
         min_snr_gamma=config.min_snr_gamma,
         balance_clips=config.balance_clips,
     )
-    for number, (latents, text, t, eps, keep) in enumerate(passes, 1):
+    passes = [*zip(chunks(batch, config.accumulation), chunks(noising, config.accumulation), strict=True)]
+    for number, (part, noised) in enumerate(passes, 1):
         accelerator.sync_gradients = number == len(passes)  # where DeepSpeed steps
         with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(run.model):
-            timestep, signal, noise = noise_levels(run.pipeline.scheduler, t)
-            noising = Noising(timestep=timestep, eps=eps, signal=signal, noise=noise)
-            condition = still(latents[:, :, :1].float(), keep=keep, text=text)
-            loss = trip_loss(run.model, latents, condition, noising, objective)
-            accelerator.backward(loss.mean() * (len(latents) / len(batch.latents)))
+            condition = still(part.latents[:, :, :1].float(), keep=part.seen, text=part.text)
+            loss = trip_loss(run.model, part.latents, condition, noised, objective)
+            accelerator.backward(loss.mean() * (len(part.latents) / len(batch.latents)))
         losses.append(loss.detach())
     return torch.cat(losses)
 
 
-def clip_gradients(run: Run, config: TrainingConfig, accelerator: Accelerator) -> float:
+def chunks(values: Any, count: int) -> list[Any]:
+    """A `Batch` or a `Noising` in `count` parts."""
+    parts = {name: value.chunk(count) for name, value in vars(values).items() if value is not None}
+    return [replace(values, **dict(zip(parts, part, strict=True))) for part in zip(*parts.values(), strict=True)]
+
+
+def clip_gradients(run: Run) -> float:
     """Scale the gradients down to a norm of `grad_clip`; returns the norm before."""
-    norm = accelerator.clip_grad_norm_(list(run.weights.values()), config.grad_clip)
+    norm = run.accelerator.clip_grad_norm_(list(run.weights.values()), run.config.grad_clip)
     return float("nan") if norm is None else float(whole(torch.as_tensor(norm)))
 
 

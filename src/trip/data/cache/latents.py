@@ -13,7 +13,7 @@ A cache may be anybody's: what is damaged, wrong or a link out of it is an error
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -270,18 +270,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no object; delete the cache and fill it again")
     return content
-
-
-def shuffled(length: int, seed: int, start: int = 0) -> Iterator[int]:
-    """Endless epochs of shuffled indices; `start` skips that many, so a resumed run sees the same order."""
-    epoch, skip = divmod(start, length)
-    while True:
-        yield from np.random.default_rng((seed, epoch)).permutation(length)[skip:].tolist()
-        epoch, skip = epoch + 1, 0
-
-
-def batched(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of `size` consecutive items."""
-    iterator = iter(items)
-    while batch := [item for _, item in zip(range(size), iterator, strict=False)]:
-        yield batch

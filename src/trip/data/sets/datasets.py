@@ -27,7 +27,7 @@ from typing import Any
 from trip.data.places import Outside, Root, check_schemes
 from trip.data.sets.examples import Example, Location, TarMember, Unusable, is_video, unique, visible
 from trip.data.sets.folders import Folder, walk
-from trip.data.sets.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, is_tar, stream_shards
+from trip.data.sets.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, is_tar
 from trip.data.text import open_regular, printable, read_csv, read_json, read_jsonl, read_text
 from trip.files import write_text
 
@@ -124,24 +124,6 @@ def read_examples(
     if not found:
         raise ValueError(f"{source} lists no clips in the layout {name!r}; check the source")
     return found
-
-
-def stream_examples(
-    source: str | os.PathLike[str], *, schemes: tuple[str, ...] = (), **options: Any
-) -> Iterator[Example]:
-    """The examples of any source in its own order; those of shards come with their bytes.
-
-    The way to read what can only be read once, such as `pipe:` commands; `options` are those of `read_examples`.
-
-    Raises:
-        ValueError: as `read_examples`, or a stream that breaks off.
-    """
-    layout = options.get("layout", "auto")
-    if layout == "shards" or (layout == "auto" and choose_layout(source) == "shards"):
-        check_schemes(os.fspath(source), schemes)
-        yield from stream_shards(shard_urls(source, options.get("root")))
-    else:
-        yield from read_examples(source, schemes=schemes, **options)
 
 
 def choose_layout(source: str | os.PathLike[str]) -> str:

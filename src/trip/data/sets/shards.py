@@ -2,7 +2,7 @@
 
 Uncompressed tars that can be searched (local, or on a file system that fsspec knows) are indexed once: afterwards
 the bytes of an example are read alone, in any order, which makes shuffling and exact resumption trivial. What comes
-through a `pipe:` command, or compressed, is unpacked to a temporary file first and then read in the same way.
+through a `pipe:` command, or compressed, is unpacked to a temporary file first (`unpacked`) and read in the same way.
 
 A shard may be anybody's: nothing is extracted, links and devices in it are not followed, and headers, texts and the
 number of members have limits. What is wrong with one clip is a fault of that clip, what is wrong with the tar an error.
@@ -18,7 +18,6 @@ import os
 import re
 import subprocess
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,16 +102,7 @@ def index_shards(urls: Sequence[str]) -> list[Example]:
     Raises:
         ValueError: a tar that is missing, damaged, named twice or can only be streamed, or no clips.
     """
-    return _some(_all(urls, _searched), urls)
-
-
-def stream_shards(urls: Sequence[str]) -> Iterator[Example]:
-    """The examples of tars one after the other, with their clips' bytes; for `pipe:` commands and compressed tars.
-
-    Raises:
-        ValueError: a tar that is missing or damaged, or a command that fails.
-    """
-    yield from _all(urls, _streamed)
+    return _some(_all(urls), urls)
 
 
 def only_streams(url: str) -> bool:
@@ -128,7 +118,7 @@ def unpacked(urls: Sequence[str], folder: Path) -> Iterator[list[str]]:
         yield [_unpack(url, scratch / f"{n:06d}.tar") if only_streams(url) else url for n, url in enumerate(urls)]
 
 
-def _all(urls: Sequence[str], read: Callable[[str], Iterator[Example]]) -> Iterator[Example]:
+def _all(urls: Sequence[str]) -> Iterator[Example]:
     """Examples of all shards. Where a shard has a key that an earlier one has, it is SHARD/KEY."""
     stems = [re.sub(r"\.tar.*$", "", url.rpartition("/")[2]) for url in urls]
     labels = stems if len(set(stems)) == len(stems) else [f"{stem}-{n}" for n, stem in enumerate(stems)]
@@ -137,7 +127,7 @@ def _all(urls: Sequence[str], read: Callable[[str], Iterator[Example]]) -> Itera
         if url in urls[:number]:
             raise ValueError(f"{printable(url)} is named twice; name every shard once")
         keys = set()
-        for example in read(url):
+        for example in _searched(url):
             keys.add(example.key)
             yield replace(example, key=f"{label}/{example.key}") if example.key in seen else example
         seen |= keys
@@ -151,26 +141,6 @@ def _searched(url: str) -> Iterator[Example]:
         )
     with _opened(url) as file, _tar_errors(url), tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
         yield from _Shard(url).read(tar, file)
-
-
-def _streamed(url: str) -> Iterator[Example]:
-    if not only_streams(url):
-        yield from (_with_bytes(example) for example in _searched(url))
-        return
-    with private_folder(Path(tempfile.gettempdir())) as scratch:
-        plain = _unpack(url, scratch / "shard.tar")
-        with _opened(plain) as file, _tar_errors(url), tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
-            yield from (_with_bytes(example) for example in _Shard(plain).read(tar, file))
-
-
-def _with_bytes(example: Example) -> Example:
-    """With the clip's bytes, where they can be read."""
-    try:
-        return replace(example, video=read_bytes(example.video))
-    except OSError as error:
-        return replace(example, video=Unusable(reason="unreadable", message=f"cannot be read ({error.strerror})"))
-    except ValueError:
-        return example
 
 
 # ------------------------------------------------------------------------------------------------- one shard

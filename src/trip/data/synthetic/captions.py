@@ -403,20 +403,3 @@ def draw_caption(
     elif subject and rng.random() < 1 / 3:
         clause = _with_scene(rng, clause, subject)
     return _varied(rng, clause)
-
-
-def reverse_caption(
-    kind: str,
-    rng: np.random.Generator,
-    split: str = "train",
-    subject: str | None = None,
-    speed: str | None = None,
-) -> str:
-    """Draws a caption for the clip of `kind` played backwards.
-
-    Raises:
-        ValueError: the kind has no opposite (rain does not fall upwards).
-    """
-    if kind not in OPPOSITE:
-        raise ValueError(f"kind {kind!r} has no reverse; the reversible kinds are {tuple(OPPOSITE)}")
-    return draw_caption(OPPOSITE[kind], rng, split, subject, speed)

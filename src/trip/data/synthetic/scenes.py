@@ -9,7 +9,7 @@ it, and "rotate_clockwise" turns it clockwise as seen.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from trip.data.synthetic.bank import LEVEL_STEP, Cutout, Photo, SceneBank, check_split
-from trip.data.synthetic.captions import CAMERA_KINDS, EFFECT_KINDS, OPPOSITE, SPLITS, draw_caption
+from trip.data.synthetic.captions import CAMERA_KINDS, EFFECT_KINDS, SPLITS, draw_caption
 from trip.data.video.frames import Frame, Frames
 
 AMOUNTS = {"slow": (0.10, 0.18), "normal": (0.18, 0.28), "fast": (0.28, 0.40)}
@@ -65,18 +65,6 @@ class Clip:
     caption: str
     kind: str
     params: dict[str, Any] = field(default_factory=dict)
-
-    def reverse(self, rng: np.random.Generator, split: str = "train") -> "Clip":
-        """Returns the clip played backwards with a caption of the opposite kind.
-
-        Raises:
-            ValueError: the kind has no opposite.
-        """
-        if self.kind not in OPPOSITE:
-            raise ValueError(f"kind {self.kind!r} has no reverse; the reversible kinds are {tuple(OPPOSITE)}")
-        kind = OPPOSITE[self.kind]
-        caption = draw_caption(kind, rng, split, self.params["subject"], self.params["speed"])
-        return Clip(self.frames[::-1].copy(), caption, kind, self.params)
 
 
 # Camera moves ----------------------------------------------------------------------------------------
@@ -531,6 +519,3 @@ class SyntheticMotion:
             raise IndexError(f"index (={index}) is outside 0...{self.length - 1}")
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         return draw_clip(rng, self.bank, size=self.size, num_frames=self.num_frames, split=self.split)
-
-    def __iter__(self) -> Iterator[Clip]:
-        return (self[index] for index in range(self.length))
