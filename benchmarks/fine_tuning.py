@@ -41,7 +41,7 @@ from trip.apps.options import DType
 from trip.condition import still
 from trip.data.sets.datasets import read_examples
 from trip.data.sets.decoding import Decoding
-from trip.data.sources import ExampleClips, RenderedClip
+from trip.data.sources import ExampleClips, RenderedClip, Sample
 from trip.data.synthetic.bank import SceneBank
 from trip.evaluation.metric import mean_result
 from trip.evaluation.motion import Frames, clip_motion
@@ -50,7 +50,7 @@ from trip.models import BUNDLED_MODEL
 from trip.opening import choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
 from trip.schedule import noise_levels
-from trip.training.batches import Sample, encode_clips
+from trip.training.batches import encode_clips
 from trip.training.objective import Noising, Objective, trip_loss
 
 QUARTERS = 4

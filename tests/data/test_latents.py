@@ -21,7 +21,7 @@ from trip.data.cache.latents import (
     write_empty_text,
     write_shard,
 )
-from trip.training.batches import CachedClips
+from trip.data.sources import CachedClips
 
 
 def shard(index, clips=3):

@@ -8,10 +8,10 @@ import tiny_models
 from trip.data.sets.decoding import Decoding
 from trip.data.sets.examples import Example
 from trip.data.sets.text_limit import TextLimit
+from trip.data.sources import ExampleClips, SyntheticClips
 from trip.data.synthetic.procedural import procedural_bank
 from trip.data.synthetic.scenes import SyntheticMotion
 from trip.models import bundled_model_path
-from trip.training.batches import DrawnClips, FileClips
 from trip.training.run import about_captions
 
 WORDS = TextLimit(tokens=4, lengths=lambda texts: [len(text.split()) for text in texts])
@@ -62,7 +62,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path, content):
 def test_training_says_which_captions_it_does_not_see():
     pipeline = tiny_models.trip_pipeline()
     examples = [Example(key=str(i), video=b"", caption=c) for i, c in enumerate(["a", "", "cat " * 500])]
-    line = about_captions(FileClips(examples, Decoding()), pipeline)
+    line = about_captions(ExampleClips(examples, Decoding()), pipeline)
     assert line.startswith("of 3 captions 1 have more than") and "1 are empty" in line
-    drawn = DrawnClips(SyntheticMotion(procedural_bank(0, 16, photos=1, objects=1), 16, 2))
+    drawn = SyntheticClips(SyntheticMotion(procedural_bank(0, 16, photos=1, objects=1), 16, 2))
     assert about_captions(drawn, pipeline) == ""

@@ -9,25 +9,18 @@ import pytest
 import torch
 
 from trip.data.sets.decoding import ClipFault
+from trip.data.sources import CachedClips, ExampleClips, Sample, SyntheticClips, kept
 from trip.data.video.writing import write_video
 from trip.training import batches
-from trip.training.batches import (
-    CachedClips,
-    DrawnClips,
-    Faults,
-    FileClips,
-    Positions,
-    Sample,
-    kept,
-    make_loader,
-    open_source,
-)
+from trip.training.batches import Faults, Positions, make_loader, open_source
 from trip.training.config import TrainingConfig
 from trip.training.loaders import lost_workers
 
 
 class Numbers:
     """Ten clips that hold their own number; some are broken."""
+
+    captions: list[str] = []
 
     def __init__(self, broken: tuple[int, ...] = ()):
         self.broken = broken
@@ -123,13 +116,13 @@ def test_shares_are_kept_evenly() -> None:
 
 def test_sources_are_told_apart(config: TrainingConfig, tmp_path: Path) -> None:
     drawn = open_source(dataclasses.replace(config, data="procedural", size=16, num_frames=4))
-    assert isinstance(drawn, DrawnClips)
+    assert isinstance(drawn, SyntheticClips)
     sample = drawn.draw(3, np.random.default_rng(0))
     assert sample.clip.shape == (4, 16, 16, 3) and sample.clip.dtype == torch.uint8 and sample.caption
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3), np.uint8)
     write_video(tmp_path / "clip.mp4", frames, 8)
     (tmp_path / "clip.txt").write_text("noise")
     files = open_source(dataclasses.replace(config, data=str(tmp_path), size=16, num_frames=4, fps=4.0))
-    assert isinstance(files, FileClips)
+    assert isinstance(files, ExampleClips)
     sample = files.draw(0, np.random.default_rng(0))
     assert sample.clip.shape == (4, 16, 16, 3) and sample.caption == "noise"

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from tiny_run import tiny_run
 from trip.apps.cli import main
+from trip.data.sources import CachedClips
 from trip.pipeline import TripPipeline
-from trip.training.batches import CachedClips, open_source
+from trip.training.batches import open_source
 from trip.training.config import TrainingConfig
 from trip.training.encoders import module_sha256
 from trip.training.folder import claimed

@@ -12,12 +12,11 @@ from trip.apps.errors import quiet_models, say
 from trip.apps.progress import progress
 from trip.data.sets.decoding import Decoding
 from trip.data.sets.examples import Example
-from trip.data.sets.text_limit import CaptionCounts, TextLimit
-from trip.data.sources import ClipSource, ExampleClips, SyntheticClips
+from trip.data.sets.text_limit import TextLimit
+from trip.data.sources import ClipSource, ExampleClips, SyntheticClips, drawn_motion, is_drawn
 from trip.loading import load_autoencoder
 from trip.opening import choose_device, load_pipeline
 from trip.pipeline import TripPipeline
-from trip.training.batches import drawn_motion, is_drawn
 from trip.training.cache import CacheReport, fill_cache
 from trip.training.encoders import CaptionEncoder
 
@@ -90,12 +89,6 @@ def open_clips(options: DataCache, examples: list[Example], how: Decoding) -> Cl
     return SyntheticClips(drawn_motion(options.source, *settings, length=options.count or DRAWN, **split))
 
 
-def tell(counts: CaptionCounts) -> None:
-    """Say what is wrong with captions, if anything is."""
-    if str(counts):
-        say(str(counts))
-
-
 def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, vae: Any, device: torch.device) -> CacheReport:
     """Encode with an autoencoder and a pipeline's text encoder; synthetic captions are drawn while training."""
     text = options.text and not isinstance(clips, SyntheticClips)
@@ -103,8 +96,9 @@ def fill(options: DataCache, clips: ClipSource, pipeline: TripPipeline, vae: Any
     if text:
         nn.Module.to(pipeline.text_encoder, device)
     if isinstance(clips, ExampleClips):
-        captions = [example.caption for example in clips.examples]
-        tell(TextLimit.of(pipeline.tokenizer, pipeline.max_text_tokens).count(captions))
+        counts = TextLimit.of(pipeline.tokenizer, pipeline.max_text_tokens).count(clips.captions)
+        if str(counts):
+            say(str(counts))
     with progress(options, "encoding", total=len(clips)) as bar:
         return fill_cache(
             clips,

@@ -9,10 +9,11 @@ from accelerate import PartialState
 
 from trip.apps.errors import EXIT_INTERRUPTED, quiet_models, say
 from trip.apps.options import Train
+from trip.data.sources import Source
 from trip.files import atomic
 from trip.noise_fusion import FUSIONS
 from trip.opening import find_model
-from trip.training.batches import Source, encode, make_loader, open_source
+from trip.training.batches import encode, make_loader, open_source
 from trip.training.config import TrainingConfig
 from trip.training.folder import CONFIG, FINAL, FIRST_BATCH, check_folder, claimed, mark
 from trip.training.memory import state_bytes

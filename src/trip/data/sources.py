@@ -1,19 +1,34 @@
-"""What a latent cache is made of: clips by index, synthetic or out of files, each with a description."""
+"""Clips by index, of any kind: what a run trains on, and what a latent cache is made of.
+
+==================  ===============  =======================================================
+`SyntheticClips`    `is_drawn`       synthetic motion, rendered when asked for
+`ExampleClips`      files, shards    decoded from a random start
+`CachedClips`       a latent cache   what either of the others was encoded to
+==================  ===============  =======================================================
+"""
 
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
+from torch import Tensor
 
-from trip.data.sets.decoding import Decoding, decode_example
+from trip.data.cache.latents import LatentClips, caption_problem
+from trip.data.sets.decoding import ClipFault, Decoding, decode_example
 from trip.data.sets.examples import Example
 from trip.data.synthetic.bank import SceneBank
-from trip.data.synthetic.captions import OPPOSITE
+from trip.data.synthetic.captions import OPPOSITE, draw_caption
+from trip.data.synthetic.procedural import procedural_bank
 from trip.data.synthetic.scenes import Clip, SyntheticMotion
+
+PROCEDURAL = "procedural"
+"""Names the synthetic motion that needs no files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +46,43 @@ class RenderedClip:
     description: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Sample:
+    """One clip: latents c f h w (float16), or pixels f H W 3 (uint8), with its caption and perhaps its features."""
+
+    clip: Tensor
+    caption: str
+    text: Tensor | None = None
+    faults: tuple[ClipFault, ...] = ()
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Clips to train on.
+
+    Attributes:
+        captions: those that are the clips' own, and not drawn.
+    """
+
+    @property
+    def captions(self) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        """A sample of a clip; the same for the same state of `rng`.
+
+        Raises:
+            ClipFault: it cannot be used.
+        """
+        ...
+
+
 @runtime_checkable
 class ClipSource(Protocol):
-    """Clips by index."""
+    """Clips to encode."""
 
-    def __len__(self) -> int:
-        """Number of clips."""
-        ...
+    def __len__(self) -> int: ...
 
     def fingerprint(self) -> dict[str, Any]:
         """JSON object that differs where any clip or caption does."""
@@ -55,6 +100,8 @@ class ClipSource(Protocol):
 class SyntheticClips:
     """Synthetic motion, its captions drawn when it is trained on. More clips can be added to a cache of it."""
 
+    captions: list[str] = []
+
     def __init__(self, motion: SyntheticMotion):
         self.motion = motion
 
@@ -71,6 +118,10 @@ class SyntheticClips:
             "size": [motion.size, motion.size],
             "num_frames": motion.num_frames,
         }
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        clip = self.motion[index]
+        return Sample(torch.from_numpy(clip.frames), clip.caption)
 
     def clip(self, index: int) -> RenderedClip:
         clip = self.motion[index]
@@ -103,6 +154,7 @@ class ExampleClips:
         if variants < 1:
             raise ValueError(f"variants (={variants}) must be at least 1")
         self.examples, self.decoding, self.variants, self.seed = examples, decoding, variants, seed
+        self.captions = [example.caption for example in examples]
 
     def __len__(self) -> int:
         return len(self.examples) * self.variants
@@ -114,6 +166,10 @@ class ExampleClips:
         own = {"source": "examples", "source_sha256": pairs, "variants": self.variants, "seed": self.seed}
         return {**own, **decoding}
 
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        example = self.examples[index // self.variants]
+        return Sample(torch.from_numpy(decode_example(example, self.decoding, rng)), example.caption)
+
     def clip(self, index: int) -> RenderedClip:
         place, variant = divmod(index, self.variants)
         example = self.examples[place]
@@ -121,6 +177,57 @@ class ExampleClips:
         frames = decode_example(example, self.decoding, np.random.default_rng(int.from_bytes(draw, "big")))
         about = {"caption": example.caption, "variant": variant}
         return RenderedClip(key=example.key, frames=frames, description=about)
+
+
+class CachedClips:
+    """Clips of a latent cache; captions of synthetic ones are drawn afresh.
+
+    A clip of a motion that has an opposite is played backwards half of the time, with the opposite's caption: the
+    last frame becomes the image.
+    """
+
+    def __init__(self, clips: LatentClips, shares: dict[str, float]):
+        self.clips = clips
+        self.indices = []
+        for i, about in enumerate(clips.descriptions):
+            if problem := caption_problem(about):
+                raise ValueError(f"clip {i} of {clips.folder} {problem}; fill the cache again")
+            self.indices += [i] if kept(i, about.get("kind"), shares) else []
+        if not self.indices:
+            raise ValueError(f"shares (={shares}) leave no clip of {clips.folder}; raise one")
+
+    @property
+    def captions(self) -> list[str]:
+        return [about["caption"] for about in self.clips.descriptions if "kind" not in about]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        index = self.indices[index]
+        latents, about = self.clips[index]
+        if "kind" not in about:
+            return Sample(latents, about["caption"], self.clips.text(index))
+        kind = about["kind"]
+        if about.get("reverse_kind") and rng.random() < 0.5:
+            latents, kind = latents.flip(1), about["reverse_kind"]
+        return Sample(latents, draw_caption(kind, rng, subject=about.get("subject"), speed=about.get("speed")))
+
+
+def kept(index: int, kind: str | None, shares: dict[str, float]) -> bool:
+    """Whether clip `index` belongs to the part of its kind that is trained on; evenly spread."""
+    return (index * 0.6180339887) % 1.0 < shares.get(kind or "", 1.0)
+
+
+def is_drawn(data: str) -> bool:
+    """Whether a source is synthetic motion, on pictures that are drawn too or on prepared photographs."""
+    return data == PROCEDURAL or (Path(data) / "index.jsonl").is_file()
+
+
+def drawn_motion(data: str, size: int, num_frames: int, seed: int, **options: Any) -> SyntheticMotion:
+    """The synthetic motion of a source for which `is_drawn` holds; `options` of `SyntheticMotion`."""
+    pictures = procedural_bank(seed, size) if data == PROCEDURAL else data
+    return SyntheticMotion(pictures, size, num_frames, seed, **options)
 
 
 def _sha256(items: Iterable[tuple[str, str, np.ndarray | None]]) -> str:

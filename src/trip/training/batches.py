@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trip.codec import codec_of
-from trip.data.cache.latents import LatentClips, caption_problem
+from trip.data.cache.latents import LatentClips
 from trip.data.places import schemes_of
 from trip.data.sets.datasets import read_examples
-from trip.data.sets.decoding import ClipFault, Decoding, decode_example
-from trip.data.sets.examples import Example
-from trip.data.synthetic.captions import draw_caption
-from trip.data.synthetic.procedural import procedural_bank
-from trip.data.synthetic.scenes import SyntheticMotion
+from trip.data.sets.decoding import ClipFault, Decoding
+from trip.data.sources import CachedClips, ExampleClips, Sample, Source, SyntheticClips, drawn_motion, is_drawn
 from trip.inputs import require_finite
 from trip.pipeline import TripPipeline
 from trip.training.config import TrainingConfig
@@ -36,94 +33,6 @@ from trip.training.loaders import LONGEST_WAIT, begin_worker
 from trip.training.objective import measure_sigma
 
 TRIES = 10
-PROCEDURAL = "procedural"
-"""Names the synthetic motion that needs no files."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One clip: latents c f h w (float16), or pixels f H W 3 (uint8), with its caption and perhaps its features."""
-
-    clip: Tensor
-    caption: str
-    text: Tensor | None = None
-    faults: tuple[ClipFault, ...] = ()
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Clips with captions. `draw` may raise `ClipFault`."""
-
-    def __len__(self) -> int: ...
-
-    def draw(self, index: int, rng: np.random.Generator) -> Sample: ...
-
-
-# --------------------------------------------------------------------------------------------------- sources
-
-
-class CachedClips:
-    """Clips of a latent cache; captions of synthetic ones are drawn afresh.
-
-    A clip of a motion that has an opposite is played backwards half of the time, with the opposite's caption: the
-    last frame becomes the image.
-    """
-
-    def __init__(self, clips: LatentClips, shares: dict[str, float]):
-        self.clips = clips
-        self.indices = []
-        for i, about in enumerate(clips.descriptions):
-            if problem := caption_problem(about):
-                raise ValueError(f"clip {i} of {clips.folder} {problem}; fill the cache again")
-            self.indices += [i] if kept(i, about.get("kind"), shares) else []
-        if not self.indices:
-            raise ValueError(f"shares (={shares}) leave no clip of {clips.folder}; raise one")
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        index = self.indices[index]
-        latents, about = self.clips[index]
-        if "kind" not in about:
-            return Sample(latents, about["caption"], self.clips.text(index))
-        kind = about["kind"]
-        if about.get("reverse_kind") and rng.random() < 0.5:
-            latents, kind = latents.flip(1), about["reverse_kind"]
-        return Sample(latents, draw_caption(kind, rng, subject=about.get("subject"), speed=about.get("speed")))
-
-
-def kept(index: int, kind: str | None, shares: dict[str, float]) -> bool:
-    """Whether clip `index` belongs to the part of its kind that is trained on; evenly spread."""
-    return (index * 0.6180339887) % 1.0 < shares.get(kind or "", 1.0)
-
-
-class DrawnClips:
-    """Synthetic motion, rendered on the fly."""
-
-    def __init__(self, motion: SyntheticMotion):
-        self.motion = motion
-
-    def __len__(self) -> int:
-        return len(self.motion)
-
-    def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        clip = self.motion[index]
-        return Sample(torch.from_numpy(clip.frames), clip.caption)
-
-
-class FileClips:
-    """Clips of files or shards, decoded on the fly from a random start."""
-
-    def __init__(self, examples: list[Example], decoding: Decoding):
-        self.examples, self.decoding = examples, decoding
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        example = self.examples[index]
-        return Sample(torch.from_numpy(decode_example(example, self.decoding, rng)), example.caption)
 
 
 def open_source(config: TrainingConfig) -> Source:
@@ -136,7 +45,7 @@ def open_source(config: TrainingConfig) -> Source:
     if (folder / "cache.json").is_file():
         return CachedClips(LatentClips(folder), config.shares)
     if is_drawn(config.data):
-        return DrawnClips(drawn_motion(config.data, config.size, config.num_frames, config.seed))
+        return SyntheticClips(drawn_motion(config.data, config.size, config.num_frames, config.seed))
     examples = read_examples(
         config.data,
         video_column=config.video_column,
@@ -144,27 +53,7 @@ def open_source(config: TrainingConfig) -> Source:
         schemes=schemes_of(config.data),  # files of settings name none, see trip.apps.settings
     )
     size = (config.size, config.size)
-    return FileClips(examples, Decoding(num_frames=config.num_frames, fps=config.fps, size=size, flip=config.flip))
-
-
-def fixed_captions(source: Source) -> list[str]:
-    """Captions that are not drawn: the clips' own."""
-    if isinstance(source, FileClips):
-        return [example.caption for example in source.examples]
-    if isinstance(source, CachedClips):
-        return [about["caption"] for about in source.clips.descriptions if "kind" not in about]
-    return []
-
-
-def is_drawn(data: str) -> bool:
-    """Whether a source is synthetic motion, on pictures that are drawn too or on prepared photographs."""
-    return data == PROCEDURAL or (Path(data) / "index.jsonl").is_file()
-
-
-def drawn_motion(data: str, size: int, num_frames: int, seed: int, **options: Any) -> SyntheticMotion:
-    """The synthetic motion of a source for which `is_drawn` holds; `options` of `SyntheticMotion`."""
-    pictures = procedural_bank(seed, size) if data == PROCEDURAL else data
-    return SyntheticMotion(pictures, size, num_frames, seed, **options)
+    return ExampleClips(examples, Decoding(num_frames=config.num_frames, fps=config.fps, size=size, flip=config.flip))
 
 
 # ------------------------------------------------------------------------------------------------- positions

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from trip.data.sources import Source
 from trip.data.text import parse_json, read_lines
 from trip.files import atomic, write_text
 from trip.pipeline import TripPipeline
-from trip.training.batches import Positions, Source, encode
+from trip.training.batches import Positions, encode
 from trip.training.config import TrainingConfig
 from trip.training.export import averaged_pipeline
 from trip.training.folder import LOG, VALIDATION

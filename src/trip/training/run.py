@@ -12,8 +12,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, KwargsHandler
 
 from trip.data.sets.text_limit import TextLimit
+from trip.data.sources import CachedClips, Source
 from trip.pipeline import TripPipeline
-from trip.training.batches import CachedClips, Source, fixed_captions, open_source
+from trip.training.batches import open_source
 from trip.training.checkpoint import checkpoints, read_counters
 from trip.training.config import TrainingConfig, check_processes
 from trip.training.encoders import CaptionEncoder, module_sha256
@@ -84,10 +85,8 @@ def train_in(
 
 def about_captions(source: Source, pipeline: TripPipeline) -> str:
     """One line on captions that are cut or empty; "" where there is nothing to say."""
-    captions = fixed_captions(source)
-    if not captions:
-        return ""
-    return str(TextLimit.of(pipeline.tokenizer, pipeline.max_text_tokens).count(captions))
+    captions = source.captions
+    return str(TextLimit.of(pipeline.tokenizer, pipeline.max_text_tokens).count(captions)) if captions else ""
 
 
 def about_unet(config: TrainingConfig, pipeline: TripPipeline) -> str:

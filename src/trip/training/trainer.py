@@ -23,10 +23,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from trip.condition import still
+from trip.data.sources import CachedClips, Source
 from trip.denoiser import TripDenoiser
 from trip.pipeline import TripPipeline
 from trip.schedule import noise_levels
-from trip.training.batches import Batch, CachedClips, Faults, Source, clips_sigma, encode, make_loader
+from trip.training.batches import Batch, Faults, clips_sigma, encode, make_loader
 from trip.training.checkpoint import load_checkpoint, save_checkpoint
 from trip.training.config import TrainingConfig
 from trip.training.objective import Noising, Objective, draw_timesteps, trip_loss
