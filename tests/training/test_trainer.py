@@ -220,7 +220,7 @@ def test_one_clip_is_learned_by_heart(config: TrainingConfig, tmp_path: Path) ->
     write_shard(tmp_path / "one", 0, latents.movedim(1, 2), [{"caption": drawn.caption}])
     settings = {"steps": 400, "batch_size": 8, "caption_dropout": 0.0, "ema_decay": 0.99, "unet_lr": 4e-3}
     run, _ = train(dataclasses.replace(smoke, data=str(tmp_path / "one"), **settings))
-    pipeline = averaged_pipeline(run, smoke)
+    pipeline = averaged_pipeline(run)
     with torch.no_grad():
         still = pipeline.decode_latents(latents[:, :, :1])[:, :, 0] / 2 + 0.5
         reference = to_frames(pipeline.decode_latents(latents))

@@ -75,7 +75,7 @@ class Run:
 # ----------------------------------------------------------------------------------------------------- start
 
 
-def check_latents(source: Source, vae: Any) -> None:
+def check_cache(source: Source, vae: Any) -> None:
     """Raise ValueError for cached latents that the autoencoder cannot have made."""
     if not isinstance(source, CachedClips):
         return
@@ -96,7 +96,7 @@ def make_pipeline(config: TrainingConfig, source: Source, device: torch.device) 
     check_parts(config)
     start = load_start(config)
     vae, own = start.components["vae"].to(device), own_fusion(config, start)
-    check_latents(source, vae)
+    check_cache(source, vae)
     known = own is not None and "sigma" in own.config
     sigma = None if known else clips_sigma(source, config, vae, device)
     pipeline = build_pipeline(config, start, sigma)
