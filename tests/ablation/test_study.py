@@ -34,13 +34,14 @@ from trip.apps.cli import main
 from trip.data.cache.latents import open_cache, write_shard
 from trip.noise_prior import optimal_lambda
 from trip.schedule import noise_levels
+from trip.training.config import TrainingConfig
+from trip.training.parts import build_pipeline, load_start
 
 RUN = """
 import json, sys
 from pathlib import Path
 from trip.ablation.study import Manner, Study, run_study
 from trip.training.config import TrainingConfig
-from trip.training.parts import build_pipeline, load_start
 values = json.loads(Path(sys.argv[1]).read_text())
 base = TrainingConfig(**{**values.pop("base"), "trackers": ()})
 study = Study(base=base, **{**values, "variants": tuple(values["variants"])})
