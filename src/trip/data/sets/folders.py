@@ -57,7 +57,7 @@ def walk(top: Path, root: Root) -> Iterator[Folder]:
     """A folder and all below it, but hidden ones.
 
     Links to folders are followed after all real folders, unless they lead out of `root` or to a folder that was read
-    already; both are faults, as are folders that may not be read.
+    already; both are faults, as are folders that may not be read and links that lead nowhere.
     """
     seen, links = set(), []
     waiting = [top]
@@ -93,15 +93,20 @@ def _listed(path: Path) -> tuple[Folder, list[Path], list[Path]]:
         return Folder(path=path.parent, faults={path.name: fault}), [], []
     folders = [entry for entry in entries if _is_folder(entry)]
     names = [entry.name for entry in entries if not _is_folder(entry)]
+    others = tuple(name for name in names if not is_video(name))
     return (
         Folder(
             path=path,
             clips=tuple(name for name in names if is_video(name)),
-            others=tuple(name for name in names if not is_video(name)),
+            others=others,
+            faults={name: _DANGLING for name in others if not os.path.exists(path / name)},
         ),
         [path / entry.name for entry in folders if not entry.is_symlink()],
         [path / entry.name for entry in folders if entry.is_symlink()],
     )
+
+
+_DANGLING = Unusable(reason="bad_entry", message="is a link that leads nowhere; correct or remove it")
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
