@@ -189,7 +189,9 @@ def test_classes(tmp_path):
 
 
 def test_what_fits_nothing(tmp_path):
-    touch(tmp_path, "notes.md", "a.csv", "b.json")
+    touch(tmp_path, "notes.md", "a.csv")
+    (tmp_path / "c.json").mkdir()
+    (tmp_path / "b.json").write_text("[]")
     with pytest.raises(
         ValueError, match=r"looked for metadata\.jsonl.*videos\.txt.*videoid.*sentences.*\.tar"
     ) as caught:

@@ -70,7 +70,7 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
 @pytest.mark.parametrize("kind", [*LISTS, "shard", "shard json"])
 def test_every_list_is_read_in_unicode_or_named(tmp_path, kind, encoding):
     """cp1252 has é and not the rest."""
@@ -94,6 +94,30 @@ def test_every_list_is_read_in_unicode_or_named(tmp_path, kind, encoding):
     except ValueError as error:
         told = str(error)
     assert f"{name} is not text in UTF-8" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "list.json",
+            json.dumps(MSRVTT, ensure_ascii=False).replace(CAPTION, "é").encode("cp1252"),
+            "not text in UTF-8",
+        ),
+        ("list.json", json.dumps(MSRVTT).encode()[:-9], "is not JSON"),
+        ("list.json", json.dumps(MSRVTT).encode("utf-16-le"), "holds NUL characters"),
+        ("list.csv", "videoid,page_dir,name\na,.,é\n".encode("cp1252"), "not text in UTF-8"),
+        ("list.csv", "videoid,page_dir,name\n".encode("utf-16-be"), "holds NUL characters"),
+        ("list.csv", b'"videoid"x,page_dir,name\n', "is not CSV"),
+        ("videos.txt", b"sea/a.mp4\n", "has no prompts.txt beside it"),
+        ("prompt.txt", b"a cat\n", "has no videos.txt beside it"),
+    ],
+)
+def test_a_damaged_list_is_not_passed_over_for_folder_names(tmp_path, name, content, words):
+    put(tmp_path, {name: content, "sea/a.mp4": ""})
+    with pytest.raises(ValueError, match=f"/{name} .*{words}"):
+        read_examples(tmp_path)
+    assert captions(tmp_path, layout="classes") == {"sea/a.mp4": "sea"}
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
@@ -197,10 +221,12 @@ def test_folders_behind_links_are_read_or_named(tmp_path):
     (data / "waves").symlink_to(tmp_path / "elsewhere")
     (data / "fire" / "up").symlink_to(data)
     (data / "self").symlink_to("self")
+    (data / "broken").symlink_to("nowhere")
     (data / "twice").symlink_to("real")
     assert captions(data) == {"fire/a.mp4": "fire", "real/deep/b.mp4": "deep"}
     found = faults(data)
-    assert set(found) == {"waves", "fire/up", "twice"}
+    assert set(found) == {"waves", "fire/up", "twice", "self", "broken"}
+    assert found["broken"] == found["self"] == "bad_entry: is a link that leads nowhere; correct or remove it"
     assert found["waves"].startswith("outside: ") and "read already" in found["fire/up"] and "already" in found["twice"]
     assert captions(data, root=tmp_path)["waves/c.mp4"] == "waves"
 

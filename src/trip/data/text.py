@@ -152,6 +152,18 @@ def read_csv(path: Source, on_fault: OnFault | None = None) -> Iterator[tuple[in
         raise ValueError(f"{path} line {reader.line_num} is not CSV ({error}); save it again as one") from None
 
 
+def read_columns(path: Source) -> list[str]:
+    """The names in the first line of a CSV; none of an empty file.
+
+    Raises:
+        ValueError: as `read_csv`.
+    """
+    try:
+        return next(csv.reader(read_lines(path, newline=""), skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"{path} line 1 is not CSV ({error}); save it again as one") from None
+
+
 def open_regular(path: Source) -> io.BufferedReader:
     """A regular file, opened for reading bytes; never waits on a pipe, never reads a device.
 

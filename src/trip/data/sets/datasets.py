@@ -15,7 +15,6 @@ not at clips: what is missing or broken is found by `trip.data.sets.check`. What
 one unusable example, which stands in the list with the reason; what is wrong with the whole list is an error.
 """
 
-import csv
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from trip.data.places import Outside, Root, check_schemes
 from trip.data.sets.examples import Example, Location, TarMember, Unusable, is_video, unique, visible
 from trip.data.sets.folders import Folder, walk
 from trip.data.sets.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, is_tar
-from trip.data.text import open_regular, printable, read_csv, read_json, read_jsonl, read_text
+from trip.data.text import open_regular, printable, read_columns, read_csv, read_json, read_jsonl, read_text
 from trip.files import write_text
 
 VIDEO_COLUMNS = ("file_name", "video")
@@ -130,7 +129,8 @@ def choose_layout(source: str | os.PathLike[str]) -> str:
     """The layout of a source.
 
     Raises:
-        ValueError: nothing there, or nothing that fits, with what was looked for.
+        ValueError: nothing there, or nothing that fits, with what was looked for; a list that may be the one meant and
+            cannot be read, or lacks its other half.
     """
     if is_shards(os.fspath(source)):
         return "shards"
@@ -143,18 +143,8 @@ def choose_layout(source: str | os.PathLike[str]) -> str:
     raise ValueError(
         f"{path} fits no layout; looked for metadata.jsonl, .csv or .parquet; clips with .txt beside them; videos.txt "
         f"with prompts.txt; a CSV with {', '.join(WEBVID_COLUMNS)}; a JSON with videos and sentences; .tar shards; "
-        f"and folders of clips{_unread(path)}"
+        "and folders of clips"
     )
-
-
-def _unread(path: Path) -> str:
-    """What is wrong with the lists in JSON that are there."""
-    for file in visible(path, ".json") if path.is_dir() else [path] if path.suffix.lower() == ".json" else []:
-        try:
-            read_json(file)
-        except ValueError as error:
-            return f"; {error}"
-    return ""
 
 
 def shard_urls(source: str | os.PathLike[str], root: Path | None = None) -> list[str]:
@@ -431,7 +421,12 @@ def class_caption(name: str) -> str:
 
 def _find_prompts(path: Path) -> tuple[Path, Path] | None:
     prompts, videos = _named(path, "prompts.txt", "prompt.txt"), _named(path, "videos.txt")
-    return None if prompts is None or videos is None else (videos, prompts)
+    if prompts is None and videos is None:
+        return None
+    if prompts is None or videos is None:
+        there, lacks = (videos, "prompts.txt") if prompts is None else (prompts, "videos.txt")
+        raise ValueError(f"{there} has no {lacks} beside it; write one, or rename the file if it is no list")
+    return videos, prompts
 
 
 def _read_prompts(files: tuple[Path, Path], wish: _Wish) -> Iterator[_Entry]:
@@ -459,24 +454,13 @@ def _prompts_entry(file: Path, number: int, name: str, text: str, root: Root) ->
 
 def _find_webvid(path: Path) -> Path | None:
     files = visible(path, ".csv") if path.is_dir() else [path] if path.suffix.lower() == ".csv" else []
-    return _only([file for file in files if set(WEBVID_COLUMNS) <= set(_header(file))], path)
+    return _only([file for file in files if set(WEBVID_COLUMNS) <= set(read_columns(file))], path)
 
 
 def _only(found: list[Path], path: Path) -> Path | None:
     if len(found) > 1:
         raise ValueError(f"{path} has {len(found)} lists ({found[0].name}, {found[1].name}, ...); name one of them")
     return found[0] if found else None
-
-
-def _header(path: Path) -> list[str]:
-    """Names of a CSV's columns; none where there is no CSV. What is wrong with the rest is found when it is read."""
-    try:
-        with open_regular(path) as file:
-            start = file.read(1 << 16)
-        text = start.decode("utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
-        return next(csv.reader([re.split(r"\r|\n", text)[0]], skipinitialspace=True), [])
-    except (ValueError, csv.Error):
-        return []
 
 
 def _read_webvid(path: Path, wish: _Wish) -> Iterator[_Entry]:
@@ -520,10 +504,7 @@ def _find_msrvtt(path: Path) -> Path | None:
 
 
 def _is_msrvtt(path: Path) -> bool:
-    try:
-        content = read_json(path)
-    except ValueError:
-        return False
+    content = read_json(path)
     return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in ("videos", "sentences"))
 
 

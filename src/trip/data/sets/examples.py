@@ -80,7 +80,8 @@ def is_hidden(name: str) -> bool:
 
 def visible(folder: Path, suffix: str) -> list[Path]:
     """Files of a folder with a suffix, in any case, sorted; hidden ones are left out."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == suffix and not is_hidden(path.name))
+    there = (path for path in folder.iterdir() if path.suffix.lower() == suffix and not path.is_dir())
+    return sorted(path for path in there if not is_hidden(path.name))
 
 
 # ------------------------------------------------------------------------------------------------------- reading
