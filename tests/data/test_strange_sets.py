@@ -175,6 +175,18 @@ def test_another_case_counts_where_it_is_not_ambiguous(tmp_path):
     assert captions(folder) == {"B.MP4": "b.txt", "C.mp4": "", "c.mp4": "c.txt", "d.mp4": "d.txt"}
 
 
+@pytest.mark.parametrize(
+    ("clip", "text"),
+    [("a.mp4", "A.txt"), ("d//a.mp4", "d/a.txt"), ("e/./a.mp4", "e/a.txt"), ("caf\xe9.mp4", "cafe\u0301.txt")],
+)
+def test_names_are_paired_alike_in_tars_and_folders(tmp_path, clip, text):
+    content = [(clip, b"x"), (text, CAPTION.encode())]
+    assert list(captions(tar(tmp_path / "x.tar", content)).values()) == [CAPTION]
+    assert list(captions(put(tmp_path / "folder", dict(content))).values()) == [CAPTION]
+    two = [("b.mp4", b"x"), ("B.mp4", b"x"), ("B.txt", b"large")]
+    assert captions(tar(tmp_path / "y.tar", two)) == {"b": "", "B": "large"}
+
+
 def test_webdatasets_own_names_share_a_caption(tmp_path):
     members = [("a.left.mp4", b"l"), ("a.right.mp4", b"r"), ("a.txt", b"both"), ("a.b.mp4", b"x"), ("a.b.txt", b"own")]
     assert captions(tar(tmp_path / "x.tar", members)) == {"a.left": "both", "a.right": "both", "a.b": "own"}

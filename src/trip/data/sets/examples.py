@@ -2,6 +2,7 @@
 
 import errno
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -76,6 +77,27 @@ def is_video(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is none of the data: hidden, or what macOS packs beside it."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def paired(clips: Iterable[str], texts: Iterable[str]) -> dict[str, str]:
+    """{clip: the text of the same name}, of names without suffix.
+
+    Another case or Unicode form of it does where only one clip and one text have that name.
+    """
+    mine, theirs = _alike(clips), _alike(texts)
+    found = {}
+    for form, names in mine.items():
+        there = theirs.get(form, [])
+        alone = there[0] if len(names) == len(there) == 1 else None
+        found |= {name: text for name in names if (text := name if name in there else alone) is not None}
+    return found
+
+
+def _alike(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        found.setdefault(unicodedata.normalize("NFC", name.casefold()), []).append(name)
+    return found
 
 
 def visible(folder: Path, suffix: str) -> list[Path]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from trip.data.places import Outside, Root
-from trip.data.sets.examples import Unusable, is_hidden, is_video
+from trip.data.sets.examples import Unusable, is_hidden, is_video, paired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +29,10 @@ class Folder:
 
     @cached_property
     def texts(self) -> dict[str, str]:
-        """{clip: the .txt of the same name}; another case does where only one clip and one text have that name."""
-        clips, texts = _by_stem(self.clips), _by_stem(n for n in self.others if n.lower().endswith(".txt"))
-        found = {}
-        for stem, names in clips.items():
-            there = texts.get(stem, [])
-            for clip in names:
-                same = [text for text in there if _stem(text) == _stem(clip)]
-                exact = [text for text in same if text.endswith(".txt")] or same
-                if exact or (len({_stem(name) for name in names}) == len(there) == 1):
-                    found[clip] = (exact or there)[0]
-        return found
-
-
-def _by_stem(names: Iterator[str] | tuple[str, ...]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(_stem(name).casefold(), []).append(name)
-    return found
+        """{clip: the .txt of the same name}, see `paired`; a .TXT counts where there is no .txt."""
+        texts = {_stem(name): name for name in self.others if name.lower().endswith(".txt")}  # .txt sorts after .TXT
+        names = paired(map(_stem, self.clips), texts)
+        return {clip: texts[names[_stem(clip)]] for clip in self.clips if _stem(clip) in names}
 
 
 def _stem(name: str) -> str:

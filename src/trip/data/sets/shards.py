@@ -15,6 +15,7 @@ import io
 import json
 import lzma
 import os
+import posixpath
 import re
 import subprocess
 import tarfile
@@ -35,6 +36,7 @@ from trip.data.sets.examples import (
     is_video,
     open_clip,
     opened_archive,
+    paired,
     read_bytes,
     unique,
 )
@@ -173,12 +175,12 @@ class _Shard:
     Attributes:
         url: of the tar.
         clips: {key: (name of the member, where it is)}.
-        captions: {key: {"txt" or "json": caption, or what is wrong with it}}.
+        captions: {"txt" or "json": {key: caption, or what is wrong with it}}.
     """
 
     url: str
     clips: dict[str, list[tuple[str, TarMember | Unusable]]] = field(default_factory=dict)
-    captions: dict[str, dict[str, str | Unusable]] = field(default_factory=dict)
+    captions: dict[str, dict[str, str | Unusable]] = field(default_factory=lambda: {"txt": {}, "json": {}})
     characters: int = 0
 
     def read(self, tar: tarfile.TarFile, file: Any) -> Iterator[Example]:
@@ -188,7 +190,8 @@ class _Shard:
         file.seek(tar.offset)  # pyright: ignore[reportAttributeAccessIssue]
         if file.read(2**20).strip(b"\0"):
             raise tarfile.ReadError("more data after its end, as if several were joined")
-        yield from map(self._example, self.clips)
+        names = {kind: paired(self.clips, there) for kind, there in self.captions.items()}
+        yield from (self._example(key, names) for key in self.clips)
 
     def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         key, kind = _split(member.name)
@@ -201,8 +204,8 @@ class _Shard:
             self.characters += len(found) if isinstance(found, str) else 0
             if self.characters > LONGEST_TEXTS:
                 raise tarfile.ReadError(f"captions of more than {LONGEST_TEXTS >> 20} MiB")
-            there = self.captions.setdefault(key, {})
-            there[kind] = found if kind not in there else _bad(f"the shard has {key}.{kind} twice; write it again")
+            there = self.captions[kind]
+            there[key] = found if key not in there else _bad(f"the shard has {key}.{kind} twice; write it again")
 
     def _location(self, member: tarfile.TarInfo) -> TarMember | Unusable:
         if problem := _no_file(member):
@@ -222,11 +225,12 @@ class _Shard:
         except ValueError as error:
             return _bad(str(error))
 
-    def _example(self, key: str) -> Example:
+    def _example(self, key: str, names_of: dict[str, dict[str, str]]) -> Example:
         names = [name for name, _ in self.clips[key]]
         video: Location = self.clips[key][0][1]
-        found = self.captions.get(key) or self.captions.get(_of_group(key, self.clips), {})
-        captions = [found[kind] for kind in ("txt", "json") if found.get(kind)]
+        own = [there.get(names_of[kind].get(key, "")) for kind, there in self.captions.items()]
+        shared = [there.get(_of_group(key, self.clips)) for there in self.captions.values()]
+        captions = [text for text in (shared if own == [None, None] else own) if text]
         caption = captions[0] if captions else ""
         if len(names) > 1:
             video = _bad(f"the shard has {len(names)} clips of this key ({', '.join(names[:2])}); give each its own")
@@ -285,7 +289,7 @@ def _of_record(content: bytes, name: str) -> str | Unusable:
 
 def _split(name: str) -> tuple[str, str]:
     """(key, kind). WebDataset ends the key at the first dot; here only the suffix is cut off, dots may be in names."""
-    name = name.removeprefix("./")
+    name = posixpath.normpath(name)
     folder, slash, file = name.rpartition("/")
     stem, dot, kind = file.rpartition(".")
     return (folder + slash + stem, kind.lower()) if dot else (name, "")
