@@ -227,6 +227,12 @@ def test_hidden_files_are_no_lists_and_no_clips(tmp_path):
     assert captions(tmp_path / "classes") == {"sea/a.mp4": "sea"}
 
 
+@pytest.mark.parametrize("suffix", [".3gp", ".M2TS", ".mts", ".ogv", ".f4v", ".mxf", ".vob", ".qt", ".asf", ".apng"])
+def test_clips_of_every_container_are_listed(tmp_path, suffix):
+    assert captions(put(tmp_path / "set", {f"a{suffix}": "", "a.txt": "one"})) == {f"a{suffix}": "one"}
+    assert captions(tar(tmp_path / "x.tar", [(f"a{suffix}", b"x"), ("a.txt", b"one")])) == {"a": "one"}
+
+
 def test_folders_behind_links_are_read_or_named(tmp_path):
     data = put(tmp_path / "data", {"fire/a.mp4": "", "real/deep/b.mp4": ""})
     put(tmp_path / "elsewhere", {"c.mp4": ""})

@@ -13,7 +13,11 @@ import fsspec.core
 
 from trip.data.text import has_surrogates, open_file, printable
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".gif")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv"),
+    *(".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".ogv", ".mxf", ".gif", ".apng"),
+)
+"""Not those of pictures that may move (.webp, .png, .avif): beside clips they are thumbnails."""
 LONGEST_CAPTION = 20_000
 """Characters; what is longer is no caption."""
 MOST_IN_MEMORY = 512 * 2**20
