@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from trip.files import atomic, atomic_path, lock_folder, sweep, write_json, write_text
+from trip.files import MARK, atomic, atomic_path, check_target, contents, lock_folder, sweep, write_json, write_text
 
 
 def names(folder):
@@ -61,10 +62,60 @@ def test_a_full_disk_keeps_what_was_there_and_names_the_target(tmp_path, monkeyp
     assert target.read_text() == "old" and names(tmp_path) == ["config.json"]
 
 
+def test_errors_without_a_name_get_the_targets(tmp_path):
+    for error in (OSError(errno.ENOSPC, "full"), RuntimeError("I/O error: no space left (os error 28)")):
+        with pytest.raises(OSError) as caught, atomic(tmp_path / "x.json"):
+            raise error
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x.json"))
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_text("/dev/full", "x")
+    assert caught.value.filename == "/dev/full"
+
+
+def test_a_place_that_cannot_be_written_is_found_beforehand(tmp_path):
+    (tmp_path / "photo.png").touch()
+    for place in (tmp_path / "photo.png" / "fusion", "/proc/fusion"):
+        with pytest.raises(OSError) as caught:
+            check_target(place)
+        assert caught.value.filename == str(place)
+    check_target(tmp_path / "a" / "b")
+    check_target("/dev/null")
+    assert names(tmp_path) == ["photo.png"]
+
+
 def test_a_device_is_written_as_it_is(capfd):
     write_text("/dev/stdout", "shown\n")
     assert capfd.readouterr().out == "shown\n"
     assert Path("/dev/stdout").is_symlink()
+    write_text("/dev/null", "x")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_planted_pipe_is_replaced_and_one_that_the_user_names_is_written(tmp_path):
+    pipe = tmp_path / "faults.jsonl"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "named", named=True)
+    assert os.read(reader, 9) == b"named" and pipe.is_fifo()
+    os.close(reader)
+    write_text(pipe, "x")
+    assert pipe.is_file() and pipe.read_text() == "x"
+    (tmp_path / "link").symlink_to("/dev/null")
+    write_text(tmp_path / "link", "named", named=True)
+    assert (tmp_path / "link").is_symlink()
+    write_text(tmp_path / "link", "x")
+    assert not (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no folder below /dev")
+def test_not_all_below_dev_is_a_device(tmp_path):
+    (tmp_path / "victim").write_text("years of work")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        link = Path(folder, "r.json")
+        link.symlink_to(tmp_path / "victim")
+        write_text(link, "x", named=True)
+        assert link.read_text() == "x" and not link.is_symlink()
+    assert (tmp_path / "victim").read_text() == "years of work"
 
 
 WRITER = """
@@ -100,9 +151,19 @@ def test_sweeping_follows_no_link(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("x")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".trip-planted").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious" / MARK).touch()
+    (tmp_path / "out" / ".trip-ab12cd_3").symlink_to(tmp_path / "precious")
     sweep(tmp_path / "out")
     assert (tmp_path / "precious" / "file").exists()
+
+
+@pytest.mark.parametrize("name", [".trip-photos", ".trip-ab12cd_3"])
+def test_a_folder_that_trip_did_not_make_is_somebodys(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("years of work")
+    write_text(tmp_path / "x.json", "x")
+    sweep(tmp_path)
+    assert names(tmp_path / name) == ["thesis.txt"] and contents(tmp_path) == [name, "x.json"]
 
 
 def test_one_folder_has_one_writer_and_a_dead_one_leaves_no_lock(tmp_path):

@@ -2,25 +2,38 @@
 
 Everything is written inside a private folder beside its target (`.trip-RANDOM`, mode 700), flushed to the disk and
 renamed into place. So a crash or a full disk leaves what was there before, nobody can plant a link where a file is
-about to be written, and a link that stands in the target's place is replaced and not followed. The private folder
-is locked as long as its process lives; what a killed process left is told by its lock being free, and swept by the
-next one that writes there.
+about to be written, and a link or a pipe that stands in the target's place is replaced, not followed or waited for.
+The private folder is locked as long as its process lives and marked by a file in it; what a killed process left is told
+by the mark and by its lock being free, and swept by the next one that writes there.
 """
 
 import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 PREFIX = ".trip-"
 """Names of the private folders start with this."""
+
+PRIVATE = re.compile(re.escape(PREFIX) + "[a-z0-9_]{8}")
+"""Whole names of the private folders, as `tempfile` makes them."""
+
+MARK = ".trip-private"
+"""Empty file that tells a private folder from one that somebody else has named so."""
+
+STREAMS = re.compile(r"/dev/(stdin|stdout|stderr|fd/[0-9]+)|/proc/(self|[0-9]+)/fd/[0-9]+")
+"""Paths that stand for what a process has open."""
+
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors that can only be of what is written; writing to an open file names no file."""
 
 _swept: set[Path] = set()
 _held: set[int] = set()
@@ -31,19 +44,21 @@ _held: set[int] = set()
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+def atomic(path: str | os.PathLike[str], mode: str = "w", *, named: bool = False) -> Iterator[IO[Any]]:
     """Open a file for writing that takes its name once the block ends without an error.
 
     Args:
-        path: the file; its folder is made if need be. A device or a pipe is written as it is.
+        path: the file; its folder is made if need be. A device is written as it is.
         mode: "w" for text in UTF-8, "wb" for bytes.
+        named: the user typed this very path: a pipe is written too, and a link to one or to a device followed. They
+            are replaced otherwise, since anybody may have put them there.
 
     Raises:
         OSError: it cannot be written; `filename` is `path`.
     """
     path, encoding = Path(path), None if "b" in mode else "utf-8"
-    if _is_special(path):
-        with path.open(mode, encoding=encoding) as file:
+    if _is_special(path, named):
+        with _naming(path), path.open(mode, encoding=encoding) as file:
             yield file
         return
     with atomic_path(path) as temporary, temporary.open(mode, encoding=encoding) as file:
@@ -60,7 +75,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: it cannot be written; `filename` is `path`.
     """
     path = Path(path)
-    try:
+    with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with private_folder(path.parent) as private:
             temporary = private / path.name
@@ -68,10 +83,39 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             if os.path.lexists(temporary):
                 _flush(temporary)
                 _publish(temporary, path, private)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of writing name the target, also those of libraries in Rust, which only tell the system's number."""
+    try:
+        yield
     except OSError as error:
-        if error.filename is not None and PREFIX in os.fspath(error.filename):
+        private = error.filename is not None and PREFIX in os.fsdecode(error.filename)
+        if private or (error.filename is None and error.errno in WRITE_ERRORS):
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found and (code := int(found[1])) in WRITE_ERRORS:
+            raise OSError(code, os.strerror(code), os.fspath(path)) from error
+        raise
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Find out before the work whether a file or folder can be written at a path; missing folders are not made.
+
+    Raises:
+        OSError: it cannot; `filename` is `path`.
+    """
+    path = Path(path)
+    if _is_special(path, named=True):
+        return
+    above = next(folder for folder in Path(os.path.abspath(path)).parents if os.path.lexists(folder))
+    try:
+        tempfile.TemporaryFile(dir=above).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def discard(path: str | os.PathLike[str]) -> None:
@@ -81,31 +125,26 @@ def discard(path: str | os.PathLike[str]) -> None:
         os.replace(path, private / path.name)
 
 
-def contents(folder: str | os.PathLike[str]) -> list[str]:
-    """Names in a folder, without what is being written."""
-    return sorted(name for name in os.listdir(folder) if not name.startswith(PREFIX))
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text in UTF-8, atomically."""
-    with atomic(path, "wb") as file:
+def write_text(path: str | os.PathLike[str], text: str, *, named: bool = False) -> None:
+    """Write a text in UTF-8, as `atomic` does."""
+    with atomic(path, "wb", named=named) as file:
         file.write(text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes the escape JSON has for it
 
 
-def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> None:
-    """Write a value as JSON in UTF-8, atomically."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2, *, named: bool = False) -> None:
+    """Write a value as JSON in UTF-8, as `atomic` does."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n", named=named)
 
 
-def _is_special(path: Path) -> bool:
-    """Whether the path is a device or a pipe; /dev/stdout is one too where it leads to a file."""
-    if Path("/dev") in Path(os.path.abspath(path)).parents:
+def _is_special(path: Path, named: bool) -> bool:
+    """Whether a path is written as it is; /dev/stdout is also where it leads to a file. See `atomic`."""
+    if STREAMS.fullmatch(os.path.abspath(path)):
         return True
     try:
-        kind = path.stat().st_mode
+        kind = path.stat(follow_symlinks=named).st_mode
     except OSError:
         return False
-    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
+    return stat.S_ISCHR(kind) or stat.S_ISBLK(kind) or (named and stat.S_ISFIFO(kind))
 
 
 def _publish(temporary: Path, target: Path, private: Path) -> None:
@@ -155,23 +194,54 @@ def private_folder(parent: Path) -> Iterator[Path]:
     private = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     lock = _lock(private)
     try:
+        (private / MARK).touch()
         yield private
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        _remove(private)
         _unlock(lock)
+
+
+def _remove(private: Path) -> None:
+    """Remove a private folder; its mark goes last, so that a kill leaves one that can be told."""
+    with suppress(OSError), os.scandir(private) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != MARK:
+                os.unlink(entry.path)
+    shutil.rmtree(private, ignore_errors=True)
+
+
+def is_private(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a private folder: by its name and by the mark in it."""
+    path = Path(path)
+    if not PRIVATE.fullmatch(path.name) or path.is_symlink():
+        return False
+    try:
+        return stat.S_ISREG((path / MARK).lstat().st_mode)
+    except OSError:
+        return False
+
+
+def contents(folder: str | os.PathLike[str]) -> list[str]:
+    """Names in a folder, sorted, but for private folders; none where there is no folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if not is_private(Path(folder, name)))
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:
     """Remove the private folders that killed processes left in a folder; those of living ones stay."""
     try:
-        names = [entry.name for entry in os.scandir(folder) if entry.name.startswith(PREFIX)]
+        found = [Path(entry) for entry in os.scandir(folder) if is_private(entry)]
     except OSError:
         return
-    for name in names:
-        private = Path(folder) / name
+    for private in found:
         lock = _lock(private)
         if lock is not None:
-            shutil.rmtree(private, ignore_errors=True)
+            _remove(private)
             _unlock(lock)
 
 

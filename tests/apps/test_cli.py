@@ -25,6 +25,7 @@ from trip.apps.options import Animate
 from trip.data.video.metadata import encode_metadata, read_metadata, sidecar_path
 from trip.data.video.reading import read_video
 from trip.data.video.writing import write_video
+from trip.files import MARK
 from trip.pipeline import TripPipeline
 from trip.presets import PRESETS, SCHEDULERS, SamplingPreset
 from trip.request import ClipRequest, ModelRequest, animate_command
@@ -260,11 +261,15 @@ def test_calibrate_leaves_nothing_and_replaces_only_what_it_wrote(fails, run, pi
         "--timesteps (=1) must be at least 2", argv=(*argv, "--output", out / "new", "--timesteps", 1), with_model=False
     )
     other = tmp_path / "other"
-    for name, text in (("config.json", '{"mine": 1}'), ("model.safetensors", "x")):
+    for name, text in (("config.json", '{"mine": 1}'), ("diffusion_pytorch_model.safetensors", "x")):
         other.mkdir(exist_ok=True)
         (other / name).write_text(text)
         fails(f"holds other files ({name})", argv=(*argv, "--output", other, *few), with_model=False)
         (other / name).unlink()
+    (tmp_path / "photo.png").touch()
+    for place in (tmp_path / "photo.png" / "fusion", "/proc/fusion"):
+        line = fails(f"{place}: ", argv=(*argv, "--output", place, *few), with_model=False)
+        assert "measur" not in line
     for _ in range(2):  # the second time it is its own
         assert run(*argv, "--output", out / "new", *few, with_model=False)[0] == 0
     assert sorted(path.name for path in (out / "new").iterdir()) == [
@@ -600,9 +605,10 @@ def test_a_side_car_never_overwrites_a_strangers_file(fails, run, picture, tmp_p
 
 
 def test_what_a_killed_run_left_is_swept_by_the_next(run, picture, tmp_path):
-    left = tmp_path / "clips" / ".trip-abc123"
+    left = tmp_path / "clips" / ".trip-ab12cd_3"
     left.mkdir(parents=True)
-    (left / "clip.mp4").write_bytes(b"half")
+    for name in (MARK, "clip.mp4"):
+        (left / name).write_bytes(b"half")
     assert run("animate", picture, "--prompt", "x", "--output", tmp_path / "clips" / "clip.gif")[0] == 0
     assert sorted(os.listdir(tmp_path / "clips")) == ["clip.gif", "clip.gif.json"]
 

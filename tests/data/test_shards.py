@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trip.data import text
 from trip.data.sets import shards as module
 from trip.data.sets.datasets import read_examples, shard_urls
 from trip.data.sets.examples import Example, TarMember, read_bytes
-from trip.data.sets.shards import expand_braces, index_shards, is_shards, shard_key, unpacked, write_shards
+from trip.data.sets.shards import index_shards, is_shards, shard_key, unpacked, write_shards
+from trip.data.text import expand_braces
 from trip.files import lock_folder
 
 
@@ -180,9 +182,27 @@ def test_braces(pattern, names):
 
 
 def test_endless_braces(monkeypatch):
-    monkeypatch.setattr(module, "MAX_PATTERN", 1000)
+    monkeypatch.setattr(text, "MAX_PATTERN", 1000)
     with pytest.raises(ValueError, match="more than"):
         expand_braces("{0..99999999}{0..9}.tar")
+
+
+def test_a_member_too_large_to_pack_is_left_out_beforehand(tmp_path):
+    with (tmp_path / "big.tar").open("wb") as file:
+        member = tarfile.TarInfo("a.mp4")
+        member.size = 3 << 30
+        file.write(member.tobuf())
+        file.truncate(512 + member.size + 1024)  # of holes
+    faults, examples = [], [*index_shards([str(tmp_path / "big.tar")]), *some(tmp_path, 2)]
+    paths = list(write_shards(examples, tmp_path / "out", on_fault=lambda example, why: faults.append(why)))
+    assert len(index_shards([str(path) for path in paths])) == 2
+    assert len(faults) == 1 and "more than the 512 MiB that are read" in faults[0]
+
+
+def test_schemes_hide_in_no_braces():
+    for source in ("{ftp://127.0.0.1:1/a,x}.tar", "ht{tp,tp}://127.0.0.1:1/a.tar"):
+        with pytest.raises(ValueError, match="is a URL; name it yourself"):
+            read_examples(source)
 
 
 def test_what_names_shards():

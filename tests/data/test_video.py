@@ -461,6 +461,7 @@ def test_check_output(tmp_path):
     (tmp_path / "album").mkdir()
     (tmp_path / "album" / "holiday.jpg").touch()
     (tmp_path / "file").touch()
+    (tmp_path / "lnk").symlink_to(tmp_path / "missing")
     for name, kind, message in [
         ("missing/a.mp4", OSError, "there is no folder"),
         ("file/a.mp4", OSError, "there is no folder"),
@@ -468,6 +469,7 @@ def test_check_output(tmp_path):
         ("folder.mp4", ValueError, "is a folder"),
         ("album/", ValueError, r"holds other files \(holiday.jpg\)"),
         ("file", ValueError, "is a file"),
+        ("lnk/", ValueError, "is a link; name the folder itself"),
         ("a.mov", ValueError, "unknown"),
     ]:
         with pytest.raises(kind, match=message) as caught:
@@ -477,6 +479,20 @@ def test_check_output(tmp_path):
             write_video(f"{tmp_path}/{name}", moving(2), 8)
     with pytest.raises(ValueError, match="names no file"):
         check_output("/")
+
+
+def test_frames_of_others_are_not_replaced(tmp_path):
+    folder = tmp_path / "mine"
+    for fps in (8, 9):  # our own are
+        write_video(folder / "", moving(2), fps, {"seed": 1})
+    Image.fromarray(moving(1)[0]).save(folder / "frame_0002.png")  # as ffmpeg names them
+    with pytest.raises(ValueError, match=r"frames without a record of trip \(frame_0002\.png\); choose a new"):
+        check_output(f"{folder}/")
+    (folder / "frame_0002.png").unlink()
+    (folder / "frame_notes.png").mkdir()
+    with pytest.raises(ValueError, match=r"holds other files \(frame_notes\.png\)"):
+        write_video(f"{folder}/", moving(2), 8, {"seed": 1})
+    assert left_in(folder) == ["frame_0000.png", "frame_0001.png", "frame_notes.png"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -20,6 +20,7 @@ from trip.evaluation.generation import (
 )
 from trip.evaluation.protocols import PROTOCOLS, list_jobs
 from trip.evaluation.report import EvaluationSettings
+from trip.files import MARK
 
 PROTOCOL = replace(PROTOCOLS["folder"], num_frames=6, size=(32, 32), prompt="it moves", metrics=("motion",))
 
@@ -92,8 +93,9 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_report(tmp_path, data):
     run(tmp_path / "whole", data, whole)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", data, stopped)
-    half = tmp_path / "run" / "generated" / ".trip-half"
+    half = tmp_path / "run" / "generated" / ".trip-ab12cd_3"
     half.mkdir()
+    (half / MARK).touch()
     Image.new("RGB", (32, 32)).save(half / "frame_0000.png")
     run(tmp_path / "run", data, rest)
     assert stopped.seeds + rest.seeds == whole.seeds and not half.exists()

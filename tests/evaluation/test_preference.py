@@ -19,7 +19,7 @@ from trip.apps.preference import described
 from trip.data.video.reading import Video
 from trip.data.video.writing import write_video
 from trip.evaluation.preference import QUESTIONS, resampled, write_preference
-from trip.evaluation.votes import count_rater, krippendorff_alpha, tally
+from trip.evaluation.votes import count_rater, krippendorff_alpha, same_name, tally
 
 NAMES = ("castle", "harbour", "meadow", "orchard")
 LEVELS = {"ours": 60, "theirs": 200}
@@ -76,8 +76,21 @@ def test_a_seed_decides_everything(folders, tmp_path):
     for seed in (1, 1, 2):
         write_preference(*folders, tmp_path / "pairs.html", seed=seed, catches=1)
         pages.append((tmp_path / "pairs.html").read_bytes() + (tmp_path / "pairs.key.json").read_bytes())
+        (tmp_path / "pairs.key.json").unlink()
     assert pages[0] == pages[1] != pages[2]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "pairs.html", "pairs.key.json", "theirs"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "pairs.html", "theirs"]
+
+
+def test_a_key_is_not_replaced(tmp_path):
+    (tmp_path / "pairs.key.json").write_text("mine")
+    with pytest.raises(ValueError, match=r"pairs\.key\.json is there already, .*; name another page"):
+        write_preference(tmp_path / "a", tmp_path / "b", tmp_path / "pairs.html")
+    assert (tmp_path / "pairs.key.json").read_text() == "mine" and not (tmp_path / "pairs.html").exists()
+
+
+@pytest.mark.parametrize("unseen", ["\ufe0f", "\u3164", "\u034f", "\u200b", "\u2800", "\U000e0100"])
+def test_a_name_is_what_is_seen_of_it(unseen):
+    assert same_name(f"An{unseen}n {unseen}") == "ann" and same_name(unseen) == ""
 
 
 def test_folders_that_do_not_pair_are_refused(folders, tmp_path):

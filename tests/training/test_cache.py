@@ -183,8 +183,9 @@ def test_what_a_killed_run_left_unfinished_is_cleared(whole, tmp_path):
     fill(source, output)
     for path in shard_paths(output, 2):
         path.unlink()
-    (output / ".trip-left").mkdir()
-    (output / ".trip-left" / "clips-00002.safetensors").write_bytes(b"half")
+    (output / ".trip-ab12cd_3").mkdir()
+    for name in (files.MARK, "clips-00002.safetensors"):
+        (output / ".trip-ab12cd_3" / name).write_bytes(b"half")
     files._swept.discard(output)  # as in a new process
     fill(source, output)
     assert content(output) == content(whole)
@@ -194,10 +195,11 @@ def test_what_a_killed_run_left_unfinished_is_cleared(whole, tmp_path):
     "line", ["{", "[1]", "{}", '{"shard": "../x", "index": 1, "key": "k", "reason": "r", "message": "m"}']
 )
 def test_a_list_of_faults_that_is_none_is_an_error(tmp_path, line):
-    (tmp_path / "cache").mkdir()
+    source = counted(tmp_path)
+    fill(source, tmp_path / "cache")
     (tmp_path / "cache" / "faults.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=r"faults\.jsonl line 1 is no"):
-        fill(counted(tmp_path), tmp_path / "cache")
+        fill(source, tmp_path / "cache")
 
 
 def test_two_workers_equal_one(whole, tmp_path):

@@ -105,9 +105,22 @@ def test_a_wrong_flag_is_answered_in_the_users_words(flags: list[str], message: 
     assert not (tmp_path / "run").exists()
 
 
+HIDDEN = ("{ftp://127.0.0.1:1/a,x}.tar", "ht{tp,tp}://h/x.tar", "{simplecache::http://h/x}", "{pipe:rm x #,x}.tar")
+
+
+@pytest.mark.parametrize("name", ["initial", "vae"])
+def test_a_file_of_settings_causes_no_download(name: str, tmp_path: Path) -> None:
+    TrainingConfig(**{name: "user/name"}).save(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=rf"{name} \(=.*might be a hub id.*give it with --{name} if it is meant"):
+        chosen_settings(["--config", str(tmp_path / "config.json")])
+    for local in (str(tmp_path), "trip-mini") if name == "initial" else (str(tmp_path),):
+        TrainingConfig(**{name: local}).save(tmp_path / "config.json")
+        assert getattr(chosen_settings(["--config", str(tmp_path / "config.json")]), name) == local
+
+
 @pytest.mark.parametrize("name", ["data", "initial", "vae"])
 @pytest.mark.parametrize(
-    "address", ["webhdfs://h/x", "https://h/x.tar", "simplecache::s3://b/x", "zip://a::b", "pipe:rm x"]
+    "address", ["webhdfs://h/x", "https://h/x.tar", "simplecache::s3://b/x", "zip://a::b", "pipe:rm x", *HIDDEN]
 )
 def test_a_file_of_settings_names_local_places_alone(name: str, address: str, tmp_path: Path) -> None:
     TrainingConfig(**{name: address}).save(tmp_path / "config.json")

@@ -47,6 +47,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ".final/hidden",
         "notes.txt",
         "trip-run.json/in a folder",
+        ".trip-mine/thesis.txt",
     ],
 )
 def test_files_of_others_are_not_touched(name: str, tmp_path: Path) -> None:

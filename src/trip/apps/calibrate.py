@@ -1,5 +1,6 @@
 """`trip calibrate`: measure the fusion of a training-free pipeline on clips."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from trip.data.images import output_size
 from trip.data.text import printable, read_json
 from trip.data.video.reading import read_video
 from trip.evaluation.clips import clip_files, frame_count, prompt_of
-from trip.files import atomic_path
+from trip.files import atomic_path, check_target, contents
 from trip.inputs import to_pixels
 from trip.noise_fusion import TrainingFreeNoiseFusion
 from trip.noise_prior import sample_from_prediction
@@ -92,15 +93,19 @@ def long_enough(folder: Path, num_frames: int) -> list[Path]:
 
 
 def check_folder(folder: Path) -> None:
-    """The output is new, empty, or a fusion that is measured again; nothing else is replaced."""
-    if not folder.is_dir():
-        if folder.exists():
-            raise ValueError(f"--output (={folder}) is a file; name a new folder")
-        return
-    others = [path.name for path in folder.iterdir() if path.name not in ("config.json", WEIGHTS)]
-    if others or ((folder / "config.json").exists() and not is_fusion(folder / "config.json")):
-        name = printable(others[0] if others else "config.json")
-        raise ValueError(f"--output (={folder}) holds other files ({name}); name a new folder")
+    """The output is new, empty, or a fusion that is measured again; nothing else is replaced.
+
+    Raises:
+        ValueError: it is something else.
+        OSError: nothing can be written there.
+    """
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise ValueError(f"--output (={folder}) is a file or a link; name a new folder")
+    there = contents(folder) if folder.is_dir() else []
+    own = ("config.json", WEIGHTS) if is_fusion(folder / "config.json") else ()
+    if others := [name for name in there if name not in own]:
+        raise ValueError(f"--output (={folder}) holds other files ({printable(others[0])}); name a new folder")
+    check_target(folder)
 
 
 def is_fusion(config: Path) -> bool:

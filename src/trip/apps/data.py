@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from trip.apps.data_options import DataCheck, DataShard, DataSynth, Reading
 from trip.apps.errors import say
-from trip.data.places import Root, schemes_of
+from trip.data.places import Root
 from trip.data.sets.check import check_examples
 from trip.data.sets.datasets import choose_layout, read_examples, shard_urls, write_manifest
 from trip.data.sets.decoding import Decoding
 from trip.data.sets.examples import Example, Unusable
-from trip.data.sets.shards import index_shards, only_streams, unpacked, write_shards
+from trip.data.sets.shards import index_shards, named_schemes, only_streams, unpacked, write_shards
 from trip.data.sets.text_limit import TextLimit
 from trip.data.synthetic.procedural import procedural_bank
 from trip.data.synthetic.scenes import SyntheticMotion
@@ -81,7 +81,7 @@ def check_output(options: DataCheck) -> None:
     if output.exists() and output.resolve() in (source.resolve(), (source / "metadata.jsonl").resolve()):
         raise ValueError(f"--output (={output}) is the list being checked; choose another name")
     data = options.root or (source if source.is_dir() else source.parent)
-    if not schemes_of(options.source) and not Root(output.parent).holds(data):
+    if not named_schemes(options.source) and not Root(output.parent).holds(data):
         raise ValueError(
             f"--output (={output}) must lie in or above {data}, since a list names what lies below it; move it"
         )
@@ -128,7 +128,7 @@ def read(options: Reading) -> list[Example]:
     return read_examples(
         options.source,
         root=options.root,
-        schemes=(*options.schemes, *schemes_of(options.source)),
+        schemes=(*options.schemes, *named_schemes(options.source)),
         layout=options.layout,
         video_column=options.video_column,
         caption_column=options.caption_column,

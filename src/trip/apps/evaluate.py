@@ -9,7 +9,7 @@ from trip.evaluation.clips import ClipFolder, Clips
 from trip.evaluation.error_curves import read_errors
 from trip.evaluation.metric import Result
 from trip.evaluation.report import DEFAULT_METRICS, EvaluationSettings, Report, evaluate_folders
-from trip.files import write_json
+from trip.files import check_target, write_json
 from trip.opening import choose_device
 
 
@@ -69,12 +69,13 @@ def check_writable(file: Path, flag: str = "--json") -> None:
     """Fail before the work rather than after it."""
     if file.is_dir() or not file.parent.is_dir():
         raise ValueError(f"{flag} (={file}) cannot be written; name a file in a folder that exists")
+    check_target(file)
 
 
 def publish(report: Report, options: Evaluate | EvaluateModel, generated: Clips, reference: Clips | None) -> None:
     """Write the report where it is asked for, print the table, and warn."""
     if options.json is not None:
-        write_json(options.json, report.as_dict())
+        write_json(options.json, report.as_dict(), named=True)
     if options.html is not None:
         from trip.apps.evaluate_page import write_html
 

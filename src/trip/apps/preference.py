@@ -42,7 +42,7 @@ def votes(options: PreferenceVotes) -> int:
         check_writable(options.json)
     found = tally(options.votes, options.key)
     if options.json is not None:
-        write_json(options.json, found)
+        write_json(options.json, found, named=True)
     print(described(found))
     return 0
 

@@ -1,18 +1,24 @@
 """The settings that `trip train` starts from, found before its flags are parsed: they are the flags' defaults."""
 
+import os
 import re
 from argparse import ArgumentParser
 from pathlib import Path
 
+from trip.data.text import expand_braces
 from trip.fields import show
+from trip.models import BUNDLED_MODEL
 from trip.training.config import TrainingConfig
 from trip.training.presets import PRESETS
 
 NAMING_PLACES = ("data", "initial", "vae")
 """Settings that say where something is read from."""
 
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)|pipe:", re.ASCII)
-"""What fsspec and data readers would open over a network, inside of an archive, or as a command."""
+MODELS = ("initial", "vae")
+"""Those of them for which a name that is no local path is a hub id, which is downloaded."""
+
+ADDRESS = re.compile(r"://|::|pipe:")
+"""In what fsspec and data readers would open over a network, inside of an archive, or as a command."""
 
 
 def chosen_settings(arguments: list[str]) -> TrainingConfig:
@@ -39,14 +45,31 @@ def load_local(path: Path, flags: dict[str, str | None]) -> TrainingConfig:
     """Settings of a file, which may come from anybody; it names no place outside of this machine unless a flag does.
 
     Raises:
-        ValueError: an address with a scheme, such as https:// or zip://, that is not on the command line.
+        ValueError: an address with a scheme, such as https:// or zip://, or a hub id, that is not on the command line.
     """
     config = TrainingConfig.load(path)
     for name in NAMING_PLACES:
         value = getattr(config, name)
-        if value is not None and flags[name] is None and ADDRESS.match(value):
-            raise ValueError(
-                f"{path}: {name} (={show(value)}) is an address, and a file may name local paths alone; give it with "
-                f"--{name} if it is meant"
-            )
+        if value is None or flags[name] is not None:
+            continue
+        if is_address(value):
+            problem = "is an address"
+        elif name in MODELS and not is_local(value):
+            problem = "is not there, and might be a hub id"
+        else:
+            continue
+        raise ValueError(
+            f"{path}: {name} (={show(value)}) {problem}, and a file may name local paths alone; give it with "
+            f"--{name} if it is meant"
+        )
     return config
+
+
+def is_address(value: str) -> bool:
+    """Whether a name, or one of those that its braces stand for, leads elsewhere than to a local path."""
+    return any(ADDRESS.search(name) for name in (value, *expand_braces(value)))
+
+
+def is_local(model: str) -> bool:
+    """Whether a model is bundled or has a path that is there."""
+    return model == BUNDLED_MODEL or os.path.exists(model)

@@ -99,9 +99,3 @@ def schemes_of(name: str) -> tuple[str, ...]:
     if "://" not in name and name.partition("::")[0] not in known_implementations:
         return ()
     return tuple(part.partition("://")[0] for part in name.split("::") if part)
-
-
-def check_schemes(source: str, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError for a URL whose schemes the user did not name."""
-    if not set(schemes_of(source)) <= set(allowed):
-        raise ValueError(f"{printable(source)} is a URL; name it yourself on the command line, or give a local path")

@@ -11,8 +11,10 @@ import errno
 import io
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 MAX_TEXT = 256 * 2**20
@@ -231,3 +233,35 @@ def printable(text: object, limit: int | None = None) -> str:
     if limit is not None and len(text) > limit:
         text = text[: max(limit - 3, 0)] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+# ------------------------------------------------------------------------------------------------------ patterns
+
+MAX_PATTERN = 1_000_000
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``a-{000..002}.tar`` and ``{train,test}.tar`` as the shell would write them out; commands are left alone.
+
+    Raises:
+        ValueError: more than a million names.
+    """
+    if pattern.startswith("pipe:"):
+        return [pattern]
+    names, match = [pattern], re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+    while names and match.search(names[0]):
+        names = list(islice((name for whole in names for name in _expanded(whole, match)), MAX_PATTERN + 1))
+        if len(names) > MAX_PATTERN:
+            raise ValueError(f"{pattern} names more than {MAX_PATTERN} shards; give a smaller range")
+    return names
+
+
+def _expanded(name: str, pattern: re.Pattern) -> Iterator[str]:
+    found = pattern.search(name)
+    assert found is not None
+    first, last, words = found.groups()
+    if words is None:
+        parts = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    else:
+        parts = words.split(",")
+    yield from (name[: found.start()] + part + name[found.end() :] for part in parts)

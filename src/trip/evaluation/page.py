@@ -85,7 +85,7 @@ def write_page(
         settings=json.dumps(report.record(), indent=2, default=str, ensure_ascii=False),
         record=record or {},
     )
-    write_text(path, page)
+    write_text(path, page, named=True)
 
 
 # ------------------------------------------------------------------------------------------------------ clips

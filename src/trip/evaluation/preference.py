@@ -13,6 +13,7 @@ one clip twice. (A frozen copy would not do: of a clip that hardly moves, it may
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,11 @@ def write_preference(a: Path, b: Path, path: Path, *, seed: int = 0, catches: in
         seed: of sides, order, labels and catch pairs. catches: number of catch pairs, spoiled and identical in turn.
 
     Raises:
-        ValueError: folders without clips, names that only one has, clips of different shapes.
+        ValueError: a key that is there already, without which the votes on its page are lost; folders without clips,
+            names that only one has, clips of different shapes.
     """
+    if os.path.lexists(key_path(path)):
+        raise ValueError(f"{key_path(path)} is there already, and the votes on its page need it; name another page")
     if catches < 0:
         raise ValueError(f"catches (={catches}) must be at least 0")
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ the majority of their votes, does not have this fault. Agreement is Krippendorff
 chance).
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
@@ -20,6 +21,12 @@ from trip.evaluation.preference import ANSWERS, KEY_FORMAT, LEFT, QUESTIONS, TIE
 
 LONGEST_LOOK = 1e7
 """Seconds; nobody takes four months for a pair."""
+
+IGNORABLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Characters that are not seen: Unicode's Default_Ignorable_Code_Point, and the blank Braille pattern."""
 
 
 def read_key(file: Path) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def read_votes(file: Path, key: Mapping[str, Any]) -> dict[str, Any]:
     if ballot["page"] != key["page"]:
         pages = f"{printable(ballot['page'], 40)}, not {printable(key['page'], 40)}"
         raise ValueError(f"{file} holds votes on another page ({pages}); give its own key")
-    if not ballot["rater"].strip():
+    if not same_name(ballot["rater"]):
         raise ValueError(f'{file} names no rater; write a name or a code as its "rater"')
     seen: set[str] = set()
     for vote in ballot["votes"]:
@@ -133,8 +140,9 @@ def tally(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
 
 def same_name(rater: str) -> str:
     """A rater's name without what does not tell people apart: case, spaces, invisible marks, ways of writing it."""
-    visible = "".join(c for c in unicodedata.normalize("NFKC", rater) if c.isprintable() or c.isspace())
-    return " ".join(visible.casefold().split())
+    name = IGNORABLE.sub("", unicodedata.normalize("NFKC", rater))
+    visible = "".join(c for c in name if c.isprintable() or c.isspace())
+    return unicodedata.normalize("NFKC", " ".join(visible.casefold().split()))
 
 
 def count_question(question: str, ballots: Sequence[Mapping[str, Any]], key: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from trip.codec import codec_of
 from trip.data.cache.latents import LatentClips
-from trip.data.places import schemes_of
 from trip.data.sets.datasets import read_examples
 from trip.data.sets.decoding import ClipFault, Decoding
+from trip.data.sets.shards import named_schemes
 from trip.data.sources import CachedClips, ExampleClips, Sample, Source, SyntheticClips, drawn_motion, is_drawn
 from trip.inputs import require_finite
 from trip.pipeline import TripPipeline
@@ -50,7 +50,7 @@ def open_source(config: TrainingConfig) -> Source:
         config.data,
         video_column=config.video_column,
         caption_column=config.caption_column,
-        schemes=schemes_of(config.data),  # files of settings name none, see trip.apps.settings
+        schemes=named_schemes(config.data),  # files of settings name none, see trip.apps.settings
     )
     size = (config.size, config.size)
     return ExampleClips(examples, Decoding(num_frames=config.num_frames, fps=config.fps, size=size, flip=config.flip))

@@ -28,7 +28,7 @@ from torch import Tensor
 from trip.data.places import Root
 from trip.data.synthetic.captions import KINDS, OBJECT_KINDS, SPEEDS
 from trip.data.text import has_surrogates, open_regular, parse_json, printable, read_json
-from trip.files import atomic_path, write_json, write_text
+from trip.files import atomic_path, contents, write_json, write_text
 
 MANIFEST, EMPTY_TEXT, FAULTS = "cache.json", "empty-text.safetensors", "faults.jsonl"
 
@@ -96,11 +96,14 @@ def open_cache(folder: Path, describe: dict) -> None:
     """Create a cache, or check that an existing one is of the same thing.
 
     Raises:
-        ValueError: names every setting in which the existing cache differs.
+        ValueError: a folder of other files; or names every setting in which the existing cache differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST
     if not manifest.exists():
+        if there := contents(folder):
+            name = printable(there[0], 60)
+            raise ValueError(f"{folder} holds {name} and no {MANIFEST}; choose another folder, or an empty one")
         write_json(manifest, describe)
         return
     found, describe = _read_manifest(manifest), json.loads(json.dumps(describe))

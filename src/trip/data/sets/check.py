@@ -76,7 +76,7 @@ class CheckReport:
 
     def write_manifest(self, path: Path) -> None:
         """Write the good examples as a `metadata` table that `trip.data.sets.datasets.read_examples` reads back."""
-        write_manifest(path, ((example, _rounded(asdict(facts))) for example, facts in self.good))
+        write_manifest(path, ((example, _rounded(asdict(facts))) for example, facts in self.good), named=True)
 
 
 def check_examples(

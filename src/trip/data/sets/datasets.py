@@ -23,11 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trip.data.places import Outside, Root, check_schemes
+from trip.data.places import Outside, Root
 from trip.data.sets.examples import Example, Location, TarMember, Unusable, is_video, unique, visible
 from trip.data.sets.folders import Folder, walk
-from trip.data.sets.shards import CAPTION_KEYS, expand_braces, index_shards, is_shards, is_tar
-from trip.data.text import open_regular, printable, read_columns, read_csv, read_json, read_jsonl, read_text
+from trip.data.sets.shards import CAPTION_KEYS, check_schemes, index_shards, is_shards, is_tar
+from trip.data.text import (
+    expand_braces,
+    open_regular,
+    printable,
+    read_columns,
+    read_csv,
+    read_json,
+    read_jsonl,
+    read_text,
+)
 from trip.files import write_text
 
 VIDEO_COLUMNS = ("file_name", "video")
@@ -561,10 +570,10 @@ _TAKES = {"metadata": ("video_column", "caption_column", "split"), "msrvtt": ("s
 # ------------------------------------------------------------------------------------------------- manifest
 
 
-def write_manifest(path: Path, rows: Iterable[tuple[Example, Mapping[str, Any]]]) -> None:
+def write_manifest(path: Path, rows: Iterable[tuple[Example, Mapping[str, Any]]], *, named: bool = False) -> None:
     """Write a `metadata` table (.jsonl) of examples and facts about them, atomically; `read_examples` reads it back.
 
-    Paths are relative to the table's folder.
+    Paths are relative to the table's folder; `named` as in `trip.files.atomic`.
 
     Raises:
         ValueError: an example that is neither a file nor a member of a tar, or a name that is not .jsonl.
@@ -573,7 +582,7 @@ def write_manifest(path: Path, rows: Iterable[tuple[Example, Mapping[str, Any]]]
     if path.suffix.lower() != ".jsonl":
         raise ValueError(f"manifest {path} must end in .jsonl")
     lines = [json.dumps({**_row(path.parent, example), **facts}, ensure_ascii=False) + "\n" for example, facts in rows]
-    write_text(path, "".join(lines))
+    write_text(path, "".join(lines), named=named)
 
 
 def _row(folder: Path, example: Example) -> dict[str, Any]:

@@ -120,6 +120,8 @@ def open_clip(video: Location) -> Iterator[tuple[Any | None, int]]:
     Raises:
         OSError: it cannot be read.
     """
+    if isinstance(video, TarMember):
+        _check_size(video.size, video.archive)
     if isinstance(video, TarMember) and "://" not in video.archive:
         with open_file(video.archive) as file:
             _check_stretch(video, os.fstat(file.fileno()).st_size)
@@ -155,9 +157,13 @@ def _check_stretch(video: TarMember, size: int) -> None:
         raise OSError(errno.EIO, f"ends before the {video.size} bytes at {video.offset}", video.archive)
 
 
-def _read(file: Any, offset: int, size: int, name: str) -> bytes:
+def _check_size(size: int, name: str) -> None:
     if size > MOST_IN_MEMORY:
         raise OSError(errno.EFBIG, f"{size} bytes are more than the {MOST_IN_MEMORY >> 20} MiB that are read", name)
+
+
+def _read(file: Any, offset: int, size: int, name: str) -> bytes:
+    _check_size(size, name)
     file.seek(offset)
     content = file.read(size)
     if len(content) != size:

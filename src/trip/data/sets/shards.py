@@ -23,10 +23,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trip.data.places import schemes_of
 from trip.data.sets.examples import (
     Example,
     Location,
@@ -40,11 +40,10 @@ from trip.data.sets.examples import (
     read_bytes,
     unique,
 )
-from trip.data.text import decode, parse_json, printable, read_json
+from trip.data.text import decode, expand_braces, parse_json, printable, read_json
 from trip.files import atomic, lock_folder, private_folder, write_json
 
 CAPTION_KEYS = ("text", "caption", "prompt")
-MAX_PATTERN = 1_000_000
 MOST_CLIPS = 50_000
 """Of a shard that is written; one that is read may have `MOST_MEMBERS` members."""
 MOST_MEMBERS = 4 * MOST_CLIPS
@@ -71,31 +70,15 @@ def is_tar(name: str) -> bool:
     return bool(_TAR.search(name)) and not is_hidden(name.rpartition("/")[2])
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """``a-{000..002}.tar`` and ``{train,test}.tar`` as the shell would write them out; commands are left alone.
-
-    Raises:
-        ValueError: more than a million names.
-    """
-    if pattern.startswith("pipe:"):
-        return [pattern]
-    names, match = [pattern], re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
-    while names and match.search(names[0]):
-        names = list(islice((name for whole in names for name in _expanded(whole, match)), MAX_PATTERN + 1))
-        if len(names) > MAX_PATTERN:
-            raise ValueError(f"{pattern} names more than {MAX_PATTERN} shards; give a smaller range")
-    return names
+def named_schemes(source: str) -> tuple[str, ...]:
+    """Schemes of all URLs that a source stands for once its braces are written out."""
+    return tuple({scheme: None for name in expand_braces(source) for scheme in schemes_of(name)})
 
 
-def _expanded(name: str, pattern: re.Pattern) -> Iterator[str]:
-    found = pattern.search(name)
-    assert found is not None
-    first, last, words = found.groups()
-    if words is None:
-        parts = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-    else:
-        parts = words.split(",")
-    yield from (name[: found.start()] + part + name[found.end() :] for part in parts)
+def check_schemes(source: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError for a source that stands for a URL whose schemes the user did not name."""
+    if not set(named_schemes(source)) <= set(allowed):
+        raise ValueError(f"{printable(source)} is a URL; name it yourself on the command line, or give a local path")
 
 
 def index_shards(urls: Sequence[str]) -> list[Example]:

@@ -188,6 +188,14 @@ def is_foreign(path: Path) -> bool:
         return False
 
 
+def is_recorded(picture: Path) -> bool:
+    """Whether a picture holds a record of trip, of whatever version."""
+    try:
+        return _of_picture(picture) is not None
+    except ValueError:  # of a later version
+        return True
+
+
 def _embedded(path: Path) -> dict[str, Any] | None:
     if path.is_dir():
         first = min(path.glob("*.png"), default=None)

@@ -35,6 +35,7 @@ from trip.data.video.metadata import (
     Metadata,
     encode_metadata,
     is_foreign,
+    is_recorded,
     names_only,
     sidecar_path,
 )
@@ -120,7 +121,7 @@ def check_output(path: str | os.PathLike[str], *, recorded: bool = True) -> None
     try:
         if target.is_dir() and kind != "png":
             raise ValueError(f"{target} is a folder; name a file in it, such as {target / 'clip.mp4'}")
-        if kind == "png" and target.exists():
+        if kind == "png" and os.path.lexists(target):
             _check_folder(target)
         beside = sidecar_path(target)
         with suppress(FileNotFoundError):
@@ -151,11 +152,18 @@ def _target(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 def _check_folder(folder: Path) -> None:
+    """Refuse what is not a folder, or holds anything but frames that trip has written."""
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link; name the folder itself")
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder of PNGs; remove it or add a suffix such as .mp4")
-    others = [entry.name for entry in folder.iterdir() if not entry.match("frame_*.png")]
-    if others:
-        raise ValueError(f"{folder} holds other files ({others[0]}); choose a new folder for the frames")
+    for entry in sorted(folder.iterdir()):
+        if not entry.match("frame_*.png") or entry.is_symlink() or not entry.is_file():
+            raise ValueError(f"{folder} holds other files ({entry.name}); choose a new folder for the frames")
+        if not is_recorded(entry):
+            raise ValueError(
+                f"{folder} holds frames without a record of trip ({entry.name}); choose a new folder, or remove it"
+            )
 
 
 def _frame_rate(fps: int | float | Fraction, kind: str) -> Fraction:
