@@ -146,9 +146,9 @@ def test_only_what_is_asked_for_is_read(tmp_path):
 def test_text_and_dtype_come_back(tmp_path, dtype):
     latents, about = shard(0)
     text = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(7))
+    open_cache(tmp_path, {"seed": 3})
     write_shard(tmp_path, 0, latents, about, text=text, dtype=dtype)
     write_empty_text(tmp_path, text[0] + 1, dtype)
-    open_cache(tmp_path, {"seed": 3})
     clips = LatentClips(tmp_path)
     assert clips.manifest == {"seed": 3} and clips.latent_shape == (2, 4, 3, 5) == tuple(clips[0][0].shape)
     for index in range(3):
