@@ -31,6 +31,7 @@ from trip.data.video.writing import write_video
 from trip.model_folder import find_model
 from trip.motion.camera import parse_camera
 from trip.motion.drags import parse_drag
+from trip.motion.estimation import LEAST_SIDE
 from trip.opening import change_scheduler, choose_device, choose_dtype, load_pipeline
 from trip.pipeline import TripPipeline
 from trip.request import CLIP_SUFFIXES, ClipRequest, ModelRequest, animate_command, plain, read_interval, record_of
@@ -188,7 +189,8 @@ class Studio:
         if native is None or others:
             return False
         width, height = self._upscaled_size(request, image)
-        return width * height >= FAR_SIZE * native[0] * native[1]
+        seen = min(self._size(replace(request, upscale="none", width=None, height=None), image)) >= LEAST_SIDE
+        return seen and width * height >= FAR_SIZE * native[0] * native[1]
 
     def _upscaled_size(self, request: ClipRequest, image: Image.Image) -> tuple[int, int]:
         """(width, height) of a clip that is upscaled; even, as video formats want it."""

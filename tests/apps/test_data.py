@@ -118,7 +118,7 @@ def test_refusals(made, clips, tmp_path):
         (DataCheck(source=str(tmp_path / "no"), **SMALL), "does not exist"),
         (DataCheck(source=str(clips), fps=-1, **SMALL), r"fps \(=-1"),
         (DataShard(source=str(clips), output=tmp_path / "s", clips_per_shard=0, quiet=True), "clips_per_shard"),
-        (DataSynth(output=made, quiet=True), "holds a data set"),
+        (DataSynth(output=made, quiet=True), "is there and not empty; choose a new folder"),
         (DataSynth(output=tmp_path / "x", size=31, quiet=True), "must be even"),
         (DataSynth(output=tmp_path / "x", count=0, quiet=True), "--count"),
         (DataSynth(output=tmp_path / "x", seed=-1, quiet=True), "--seed"),

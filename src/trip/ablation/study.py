@@ -49,7 +49,7 @@ from trip.files import atomic, write_json
 from trip.noise_fusion import TrainingFreeNoiseFusion
 from trip.noise_prior import sample_from_prediction
 from trip.pipeline import TripPipeline
-from trip.training.batches import Positions, open_source
+from trip.training.batches import Positions, clips_sigma, open_source
 from trip.training.calibration import measure, spread_timesteps
 from trip.training.config import TrainingConfig
 from trip.training.run import train

@@ -39,6 +39,9 @@ from trip.motion.fields import (
 )
 from trip.motion.flow import dis_flow
 
+LEAST_SIDE = 16
+"""Shorter side, pixels, of frames in which motion can be seen."""
+
 SIDE = 192
 """Shorter side, pixels, at which motion is estimated: three times that of a base clip, for DIS's 8-pixel patches."""
 
@@ -120,8 +123,9 @@ def estimate_motion(clip: Float[Tensor, "f 3 H W"]) -> Estimate:
     frames, height, width = clip.shape[0], clip.shape[2], clip.shape[3]
     if frames < 2:
         raise ValueError(f"{frames} frame has no motion; pass a clip of at least 2")
-    if min(height, width) < 16:
-        raise ValueError(f"{width} x {height} pixels are too few to see motion in; pass frames of at least 16 x 16")
+    if min(height, width) < LEAST_SIDE:
+        least = f"{LEAST_SIDE} x {LEAST_SIDE}"
+        raise ValueError(f"{width} x {height} pixels are too few to see motion in; pass frames of at least {least}")
     if not bool(torch.isfinite(clip).all()):
         raise ValueError("the clip has NaN or infinite values; generate it with dtype=torch.float32")
     return _Clip(clip).estimate()
