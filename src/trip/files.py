@@ -213,12 +213,12 @@ def _remove(private: Path) -> None:
 
 
 def is_private(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a private folder: by its name and by the mark in it."""
+    """Whether a path is a private folder: by its name, and by the mark in it, or, before and after that, by being empty."""
     path = Path(path)
     if not PRIVATE.fullmatch(path.name) or path.is_symlink():
         return False
     try:
-        return stat.S_ISREG((path / MARK).lstat().st_mode)
+        return not os.listdir(path) or stat.S_ISREG((path / MARK).lstat().st_mode)
     except OSError:
         return False
 
