@@ -213,7 +213,7 @@ def _remove(private: Path) -> None:
 
 
 def is_private(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a private folder: by its name, and by the mark in it, or, before and after that, by being empty."""
+    """Whether a path is a private folder: by its name, and by its mark; before and after that, it is empty."""
     path = Path(path)
     if not PRIVATE.fullmatch(path.name) or path.is_symlink():
         return False

@@ -489,6 +489,11 @@ def test_frames_of_others_are_not_replaced(tmp_path):
     with pytest.raises(ValueError, match=r"frames without a record of trip \(frame_0002\.png\); choose a new"):
         check_output(f"{folder}/")
     (folder / "frame_0002.png").unlink()
+    for number in (1, 2):
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        Image.fromarray(moving(1)[0]).save(tmp_path / "theirs" / f"frame_{number:04d}.png")
+    with pytest.raises(ValueError, match=r"frames without a record of trip \(frame_0001\.png\)"):
+        check_output(tmp_path / "theirs")
     (folder / "frame_notes.png").mkdir()
     with pytest.raises(ValueError, match=r"holds other files \(frame_notes\.png\)"):
         write_video(f"{folder}/", moving(2), 8, {"seed": 1})

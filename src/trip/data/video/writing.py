@@ -152,18 +152,24 @@ def _target(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse what is not a folder, or holds anything but frames that trip has written."""
+    """Refuse what is not a folder, or holds anything but frames that trip has written.
+
+    They have records all of them, or none has, and they are numbered as trip does: from 0, where others begin with 1.
+    """
     if folder.is_symlink():
         raise ValueError(f"{folder} is a link; name the folder itself")
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder of PNGs; remove it or add a suffix such as .mp4")
-    for entry in sorted(folder.iterdir()):
+    entries = sorted(folder.iterdir())
+    for entry in entries:
         if not entry.match("frame_*.png") or entry.is_symlink() or not entry.is_file():
             raise ValueError(f"{folder} holds other files ({entry.name}); choose a new folder for the frames")
-        if not is_recorded(entry):
-            raise ValueError(
-                f"{folder} holds frames without a record of trip ({entry.name}); choose a new folder, or remove it"
-            )
+    foreign = [entry.name for entry in entries if not is_recorded(entry)]
+    numbered = [entry.name for entry in entries] == [f"frame_{k:04d}.png" for k in range(len(entries))]
+    if foreign and (len(foreign) < len(entries) or not numbered):
+        raise ValueError(
+            f"{folder} holds frames without a record of trip ({foreign[0]}); choose a new folder, or remove it"
+        )
 
 
 def _frame_rate(fps: int | float | Fraction, kind: str) -> Fraction:
