@@ -37,7 +37,7 @@ def source_components(
     if isinstance(source, str | os.PathLike):
         source = load_whole(DiffusionPipeline.from_pretrained, DiffusionPipeline, source, takes, load_options)
     parts = source.components if isinstance(source, DiffusionPipeline) else source
-    if isinstance(parts.get("unet"), UNet2DConditionModel):
+    if "stills" not in takes and isinstance(parts.get("unet"), UNet2DConditionModel):
         raise ValueError(
             f"{type(source).__name__} makes stills, no clips; train it on some with trip train --initial, or give a "
             "text-to-video model"
