@@ -30,7 +30,7 @@ def main(photo: Path, other: Path, output: Path) -> None:
     Image.fromarray(np.repeat(np.repeat([[0, 255]], 64, 0), 32, 1).astype(np.uint8)).resize(
         Image.open(photo).size
     ).save(mask)
-    plain = ClipRequest(image=photo, prompt="nothing moves", preset="fast", seed=0)
+    plain = ClipRequest(image=photo, prompt="nothing moves", preset="fast", seed=0, upscale="none")
     requests = [
         replace(plain, camera="zoom 1.5, pan 0.15 0, ease in-out"),
         replace(plain, drag=("0.3,0.45:0.45,0.45",)),
